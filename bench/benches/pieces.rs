@@ -104,7 +104,8 @@ fn archive(criterion: &mut Criterion) {
     };
     let endpoint =
         storage::Endpoint { endpoint: Some("http://127.0.0.1:1".into()), ..<_>::default() };
-    let bucket = runtime.block_on(storage::Bucket::new("bucket", &endpoint)).unwrap();
+    let bucket =
+        runtime.block_on(storage::Bucket::new(&"bucket".parse().unwrap(), &endpoint)).unwrap();
     let one = message(1);
     let mut group = criterion.benchmark_group("archive");
     group.bench_function("line", |bench| {

@@ -225,8 +225,8 @@ async fn what_is_too_big_for_pubsub_lies_in_the_dead_letters_bucket() {
     let mut settings = env.ingestion();
     let bucket = env.bucket();
     settings.dead_letters = Some(pubsub::DeadLetterConfig::Topic {
-        topic_id: env.cloud.name(DEAD_LETTERS),
-        bucket: Some(bucket.clone()),
+        topic_id: env.cloud.name(DEAD_LETTERS).into(),
+        bucket: Some(bucket.as_str().into()),
     });
     settings.storage.endpoint = env.endpoint();
     let ingestion = start_ingestion(settings).await;

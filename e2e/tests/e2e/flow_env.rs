@@ -195,7 +195,7 @@ impl FlowEnv {
     /// Returns settings of bigqueries without enrich.
     pub(crate) fn bigqueries(&self) -> bigqueries::config::Settings {
         let mut settings = self.enriched_bigqueries();
-        settings.intake.subscription.id = self.cloud.name(RAW_ROWS);
+        settings.intake.subscription.id = self.cloud.name(RAW_ROWS).into();
         settings
     }
 
@@ -207,7 +207,7 @@ impl FlowEnv {
     /// Returns settings of icestore without enrich.
     pub(crate) fn icestore(&self) -> icestore::config::Settings {
         let mut settings = self.enriched_icestore();
-        settings.intake.subscription.id = self.cloud.name(RAW_ARCHIVE);
+        settings.intake.subscription.id = self.cloud.name(RAW_ARCHIVE).into();
         settings
     }
 

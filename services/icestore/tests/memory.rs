@@ -51,7 +51,7 @@ async fn closing_takes_no_more_than_the_settings_say() {
     let shares = service::Settings::memory(&settings);
     let share = shares.iter().find(|share| share.setting == "archive.format").unwrap();
     let endpoint = Endpoint { endpoint: Some("http://127.0.0.1:1".into()), ..Endpoint::default() };
-    let bucket = Bucket::new("bucket", &endpoint).await.unwrap();
+    let bucket = Bucket::new(&"bucket".parse().unwrap(), &endpoint).await.unwrap();
     let sink = Sink::new(bucket, &settings.archive);
     let mut state = sink.lane_state();
 

@@ -154,7 +154,7 @@ mod tests {
         settings.routes.insert("up".into(), route);
         settings.producers.insert("uplinks".into(), Producer { topic_id: "raw".into() });
         let routes = Arc::new(Routes::new(&settings.routes).unwrap());
-        let route = Route::new(&settings, routes, FromTopic, Metrics::default());
+        let route = Route::new(&settings, routes, FromTopic, Metrics::default()).unwrap();
 
         let outgoing = wrap(&route, &dead_letter, None).await.unwrap();
 

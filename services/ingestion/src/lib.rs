@@ -33,7 +33,7 @@ use anyhow::bail;
 use pipeline::dead_letter::Policy;
 use pipeline::{Pipeline, Reasons};
 use pubsub::{Admin, Connection, DeadLetters, Preflight, Publishers, TopicGuard, TopicName};
-use service::{Context, Dependency, Health, Running, Service};
+use service::{Context, Dependency, Health, Running, Service, WrongSettings};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -141,7 +141,7 @@ impl<E: Enricher> Service for Ingestion<E> {
 
         let connection = Connection::new(settings.pubsub.clone());
         let admin = Admin::new(&connection).await?;
-        let guard = TopicGuard::new(topics(&settings));
+        let guard = TopicGuard::new(topics(&settings)?);
         guard.wait(&admin, &topics_condition).await;
 
         let publishers = Publishers::new(&connection).await?;
@@ -166,7 +166,7 @@ impl<E: Enricher> Service for Ingestion<E> {
             source: Sources::of(mqtt, http, settings.pipeline.retry, counts.clone()),
             dead_letters,
             sink: pubsub::Sink::new(publishers, guard),
-            transform: Route::new(&settings, Arc::clone(&routes), enricher, metrics.clone()),
+            transform: Route::new(&settings, Arc::clone(&routes), enricher, metrics.clone())?,
             limits: settings.pipeline.clone(),
             metrics: counts,
         };
@@ -178,14 +178,11 @@ impl<E: Enricher> Service for Ingestion<E> {
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let settings = &self.settings;
-        let producers = settings.producers.values();
         let preflight = Preflight {
             project: &settings.process.project,
             pubsub: &settings.pubsub,
             storage: &settings.storage,
-            topics: producers
-                .map(|producer| TopicName::new(&settings.process.project, &producer.topic_id))
-                .collect(),
+            topics: producer_topics(settings)?,
             subscription: None,
             dead_letters: settings.dead_letters.as_ref(),
         };
@@ -254,11 +251,14 @@ fn connect(
 }
 
 /// Returns all topics that ingestion publishes to, including the topic for dead letters.
-fn topics(settings: &Settings) -> BTreeSet<TopicName> {
+fn topics(settings: &Settings) -> Result<BTreeSet<TopicName>, WrongSettings> {
     let project = &settings.process.project;
-    let producers = settings.producers.values();
-    let producers = producers.map(|producer| TopicName::new(project, &producer.topic_id));
-    let dead_letters =
-        settings.dead_letters.as_ref().and_then(|dead_letters| dead_letters.topic(project));
-    producers.chain(dead_letters).collect()
+    let dead_letters = settings.dead_letters.as_ref().map(|to| to.topic(project)).transpose()?;
+    Ok(producer_topics(settings)?.into_iter().chain(dead_letters.flatten()).collect())
+}
+
+/// Returns the topics of all producers.
+fn producer_topics(settings: &Settings) -> Result<Vec<TopicName>, WrongSettings> {
+    let producers = settings.producers.iter();
+    producers.map(|(name, to)| to.topic(name, &settings.process.project)).collect()
 }

@@ -35,7 +35,7 @@ impl DeadLetters {
     /// watches.
     ///
     /// # Errors
-    /// `Stop` without credentials for the bucket.
+    /// `Stop` without credentials for the bucket, and for settings that nobody has checked.
     pub async fn policy(
         dead_letters: &DeadLetterConfig,
         project: &str,
@@ -43,15 +43,16 @@ impl DeadLetters {
         guard: &TopicGuard,
         storage: &storage::Endpoint,
     ) -> Result<Policy<Self>, Error> {
+        let bucket = match dead_letters.bucket()? {
+            Some(name) => Some(Bucket::new(name, storage).await?),
+            None => None,
+        };
         Ok(match dead_letters {
-            DeadLetterConfig::Topic { topic_id, bucket } => Policy::Write(Self {
+            DeadLetterConfig::Topic { topic_id, .. } => Policy::Write(Self {
                 publishers: publishers.clone(),
                 guard: guard.clone(),
-                topic: TopicName::new(project, topic_id),
-                bucket: match bucket {
-                    Some(name) => Some(Bucket::new(name, storage).await?),
-                    None => None,
-                },
+                topic: topic_id.value(DeadLetterConfig::TOPIC_KEY)?.name(project),
+                bucket,
             }),
             DeadLetterConfig::Keyword(Keyword::Subscription) => Policy::Leave,
             DeadLetterConfig::Keyword(Keyword::Drop) => Policy::Drop,

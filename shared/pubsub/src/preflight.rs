@@ -8,7 +8,7 @@ use storage::Bucket;
 
 use crate::admin::{Admin, Audience};
 use crate::connection::Connection;
-use crate::names::{TopicName, full_name};
+use crate::names::TopicName;
 use crate::settings::{DeadLetterConfig, Endpoint, Keyword, Subscription};
 
 /// Least role needed on a topic that is published to.
@@ -39,26 +39,29 @@ impl Preflight<'_> {
     /// Checks all of these resources.
     ///
     /// # Errors
-    /// No client can be built.
+    /// No client can be built, or nobody has checked these settings.
     pub async fn check(&self) -> Result<Vec<Dependency>, Error> {
         let admin = Admin::new(&Connection::new(self.pubsub.clone())).await?;
         let mut dependencies = Vec::new();
         if let Some(subscription) = self.subscription {
-            dependencies.push(self.subscription(&admin, &subscription.id).await);
+            dependencies.push(self.subscription(&admin, subscription.name(self.project)?).await);
         }
-        let dead_letters =
-            self.dead_letters.and_then(|dead_letters| dead_letters.topic(self.project));
+        let dead_letters = self
+            .dead_letters
+            .map(|dead_letters| dead_letters.topic(self.project))
+            .transpose()?
+            .flatten();
         for topic in self.topics.iter().chain(&dead_letters) {
             dependencies.push(topic_dependency(&admin, topic).await);
         }
-        if let Some(DeadLetterConfig::Topic { bucket: Some(bucket), .. }) = self.dead_letters {
+        let bucket = self.dead_letters.map(DeadLetterConfig::bucket).transpose()?.flatten();
+        if let Some(bucket) = bucket {
             dependencies.push(Bucket::new(bucket, self.storage).await?.dependency().await);
         }
         Ok(dependencies)
     }
 
-    async fn subscription(&self, admin: &Admin, id: &str) -> Dependency {
-        let name = full_name(self.project, "subscriptions", id);
+    async fn subscription(&self, admin: &Admin, name: String) -> Dependency {
         let leaves_dead_letters =
             self.dead_letters == Some(&DeadLetterConfig::Keyword(Keyword::Subscription));
         let state = match admin.find_subscription(&name).await {

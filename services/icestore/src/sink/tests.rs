@@ -9,7 +9,7 @@ use super::*;
 async fn sink(format: Format) -> Sink {
     service::install_crypto();
     let endpoint = Endpoint { endpoint: Some("http://127.0.0.1:1".into()), ..Endpoint::default() };
-    let bucket = Bucket::new("bucket", &endpoint).await.unwrap();
+    let bucket = Bucket::new(&"bucket".parse().unwrap(), &endpoint).await.unwrap();
     Sink::new(bucket, &ArchiveSettings { format, ..ArchiveSettings::default() })
 }
 

@@ -17,7 +17,7 @@ use google_cloud_pubsub::model;
 use message::Message;
 use pipeline::{Error, Reason};
 use service::args::JsonOption;
-use service::{Action, Tool};
+use service::{Action, Tool, WrongSettings};
 
 use replay::as_it_was;
 pub use replay::{Prepare, original};
@@ -129,22 +129,25 @@ pub fn command(reasons: impl IntoIterator<Item = Reason>) -> clap::Command {
 
 impl<T: Reads> Tool<T> for Arguments {
     async fn run(self, settings: T) -> anyhow::Result<()> {
-        settings.intake().dead_letter_tool().act(self, as_it_was).await
+        settings.intake().dead_letter_tool()?.act(self, as_it_was).await
     }
 }
 
 impl<'a> Intake<'a> {
     /// Returns the tool for its dead letters. It replays them to the topic that the service reads
     /// from.
-    #[must_use]
-    pub fn dead_letter_tool(self) -> DeadLetterTool<'a> {
-        DeadLetterTool {
+    ///
+    /// # Errors
+    /// The topic of dead letters is wrong, and nobody has checked these settings.
+    pub fn dead_letter_tool(self) -> Result<DeadLetterTool<'a>, WrongSettings> {
+        let dead_letters = self.settings.dead_letters.as_ref();
+        Ok(DeadLetterTool {
             service: self.service,
             project: self.project,
             pubsub: &self.settings.pubsub,
-            topic: self.settings.dead_letters.as_ref().and_then(|to| to.topic(self.project)),
+            topic: dead_letters.map(|to| to.topic(self.project)).transpose()?.flatten(),
             reads: Some(&self.settings.subscription),
-        }
+        })
     }
 }
 

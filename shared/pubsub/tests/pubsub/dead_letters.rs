@@ -29,7 +29,7 @@ async fn policy(env: &TestEnv, dead_letters: &DeadLetterConfig) -> Policy<DeadLe
 
 /// Returns the dead letter that arrives on the topic.
 async fn dead_lettered(env: &TestEnv, bucket: Option<&str>, message: &Message) -> Message {
-    let bucket = bucket.map(str::to_owned);
+    let bucket = bucket.map(Into::into);
     let dead_letters = DeadLetterConfig::Topic { topic_id: "topic".into(), bucket };
     let Policy::Write(dead_letters) = policy(env, &dead_letters).await else { panic!("a topic") };
     let dead_letter = DeadLetter {
@@ -79,7 +79,7 @@ async fn what_is_too_big_is_in_an_object_of_the_bucket() {
     assert_eq!(dead_letter.data, "");
     let object = dead_letter.attributes["dl_object"].strip_prefix("gs://dead-letters/").unwrap();
     let storage = storage::Endpoint { endpoint: Some(env.emulator.url().into()), ..<_>::default() };
-    let bucket = storage::Bucket::new("dead-letters", &storage).await.unwrap();
+    let bucket = storage::Bucket::new(&"dead-letters".parse().unwrap(), &storage).await.unwrap();
     assert_eq!(bucket.read(object).await.unwrap(), message.data);
 }
 

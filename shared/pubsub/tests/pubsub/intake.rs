@@ -63,7 +63,7 @@ async fn an_intake_reads_and_says_what_it_waits_for() {
 
     let dependencies = intake.clone().preflight([]).await.unwrap();
     assert_eq!(dependencies.len(), 2, "{dependencies:?}");
-    let dead_letter_tool = intake.dead_letter_tool();
+    let dead_letter_tool = intake.dead_letter_tool().unwrap();
     assert_eq!((dead_letter_tool.service, dead_letter_tool.project), ("enrich", "p"));
     assert_eq!(
         (dead_letter_tool.topic.as_ref(), dead_letter_tool.reads),

@@ -21,7 +21,7 @@ use super::{DeadLetterTool, Seen};
 use crate::admin::{Admin, LookupError};
 use crate::connection::Connection;
 use crate::dead_letters::restore;
-use crate::names::{TopicName, full_name};
+use crate::names::TopicName;
 use crate::outgoing::Outgoing;
 use crate::publishers::Publishers;
 use crate::reasons;
@@ -240,7 +240,7 @@ impl DeadLetterTool<'_> {
         }
         let Some(subscription) = self.reads else { return Ok(None) };
         let admin = Admin::new(&Connection::new(self.pubsub.clone())).await?;
-        let name = full_name(self.project, "subscriptions", &subscription.id);
+        let name = subscription.name(self.project)?;
         let found = admin.find_subscription(&name).await;
         let advice = |error: &LookupError| error.advice(self.pubsub, "give the topic with --to");
         let found = found.map_err(|error| anyhow!("{error}; {}", advice(&error)))?;
