@@ -104,7 +104,8 @@ fn archive(criterion: &mut Criterion) {
     };
     let endpoint =
         storage::Endpoint { endpoint: Some("http://127.0.0.1:1".into()), ..<_>::default() };
-    let bucket = runtime.block_on(storage::Bucket::new("bucket", &endpoint)).unwrap();
+    let bucket =
+        runtime.block_on(storage::Bucket::new(&"bucket".parse().unwrap(), &endpoint)).unwrap();
     let one = message(1);
     let mut group = criterion.benchmark_group("archive");
     group.bench_function("line", |bench| {
@@ -115,14 +116,14 @@ fn archive(criterion: &mut Criterion) {
         let settings = icestore::config::ArchiveSettings { format, ..<_>::default() };
         let sink = icestore::sink::Sink::new(bucket.clone(), &settings);
         group.bench_function(format!("grow and close a group, {}", format.suffix()), |bench| {
-            let mut scratch = sink.scratch();
+            let mut state = sink.lane_state();
             let lines = || (0..BATCH).map(line).collect::<Vec<Line>>();
             let grow = |lines: Vec<Line>| {
                 let mut batch = sink.open(&lines[0].key.clone());
                 for line in lines {
-                    assert!(sink.push(&mut batch, line, &mut scratch).is_ok());
+                    assert!(sink.push(&mut batch, line, &mut state).is_ok());
                 }
-                sink.encode(batch, &mut scratch)
+                sink.encode(batch, &mut state)
             };
             bench.iter_batched(lines, grow, BatchSize::LargeInput);
         });

@@ -319,9 +319,9 @@ async fn await_arrivals(
 ) -> anyhow::Result<(Outcome, Arrivals)> {
     let mut deadline = Instant::now() + QUIET;
     let mut fewest = usize::MAX;
-    let mut letters = Vec::new();
+    let mut dead_letters = Vec::new();
     loop {
-        let arrivals = Arrivals::collect(&context.env, &mut letters).await?;
+        let arrivals = Arrivals::collect(&context.env, &mut dead_letters).await?;
         let outcome =
             arrivals.check(&[&fleets[0], &fleets[1]], &context.hostile_clients, refuses_rows);
         if outcome.missing.is_empty() || Instant::now() > deadline {

@@ -127,13 +127,13 @@ pub fn find(fleet: &Fleet, destinations: Destinations<'_>) -> Findings {
         let Some(arrived) = arrived else { continue };
         // A dead letter of bigqueries does not explain a line that the archive lacks. One of
         // icestore does not explain a missing row.
-        let is_before_here = |letter: &&Received| {
-            let refused_by = letter.attributes.get("dl_service").map_or("", String::as_str);
+        let is_before_here = |dead_letter: &&Received| {
+            let refused_by = dead_letter.attributes.get("dl_service").map_or("", String::as_str);
             refused_by == service || !last_services.contains(&refused_by)
         };
-        let letters = destinations.dead_letters.iter().filter(is_before_here);
+        let dead_letters = destinations.dead_letters.iter().filter(is_before_here);
         let dead_lettered: HashSet<_> =
-            letters.filter_map(|letter| fleet.dead_lettered(letter)).collect();
+            dead_letters.filter_map(|dead_letter| fleet.dead_lettered(dead_letter)).collect();
         let mut found = HashSet::new();
         for arrived in arrived {
             match fleet.compare(arrived, destinations.is_enriched) {
@@ -268,10 +268,10 @@ impl Fleet {
     }
 
     /// Returns the reading in a dead letter that holds the original payload byte for byte.
-    pub(crate) fn dead_lettered(&self, letter: &Received) -> Option<Reading> {
-        let payload = match Envelope::read(&letter.data) {
+    pub(crate) fn dead_lettered(&self, dead_letter: &Received) -> Option<Reading> {
+        let payload = match Envelope::read(&dead_letter.data) {
             Some(envelope) => envelope.payload?.bytes(),
-            None => letter.data.clone(),
+            None => dead_letter.data.clone(),
         };
         let reading = Reading::of(self.name(), &payload)?;
         (payload == reading.payload(self.name(), self.plan().payload_bytes)).then_some(reading)

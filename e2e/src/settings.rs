@@ -89,7 +89,7 @@ pub fn merge(settings: &mut Value, changes: &Value) {
 }
 
 fn dead_letters(cloud: &Cloud) -> Option<DeadLetterConfig> {
-    Some(DeadLetterConfig::Topic { topic_id: cloud.name(DEAD_LETTERS), bucket: None })
+    Some(DeadLetterConfig::Topic { topic_id: cloud.name(DEAD_LETTERS).into(), bucket: None })
 }
 
 fn pubsub(cloud: &Cloud) -> Endpoint {
@@ -106,7 +106,8 @@ fn process(cloud: &Cloud, defaults: ProcessSettings) -> ProcessSettings {
 }
 
 fn intake(cloud: &Cloud, subscription: &str, defaults: IntakeSettings) -> IntakeSettings {
-    let subscription = Subscription { id: cloud.name(subscription), ..defaults.subscription };
+    let subscription =
+        Subscription { id: cloud.name(subscription).into(), ..defaults.subscription };
     IntakeSettings { subscription, dead_letters: dead_letters(cloud), pubsub: pubsub(cloud) }
 }
 
@@ -123,13 +124,13 @@ fn ingestion(cloud: &Cloud, mqtt_port: u16) -> ingestion::config::Settings {
     settings.process = process(cloud, settings.process);
     settings.mqtt.url = format!("mqtt://127.0.0.1:{mqtt_port}").into();
     settings.routes.insert(ROUTE.into(), route);
-    settings.producers.insert(ROUTE.into(), Producer { topic_id: cloud.name(RAW) });
+    settings.producers.insert(ROUTE.into(), Producer { topic_id: cloud.name(RAW).into() });
     settings
 }
 
 fn enrich(cloud: &Cloud, redis_url: Option<String>) -> enrich::config::Settings {
     let mut settings = enrich::config::Settings {
-        topic_id: cloud.name(ENRICHED),
+        topic_id: cloud.name(ENRICHED).into(),
         // Any free port: `/status` shows it.
         admin: Admin { port: 0, ..Admin::default() },
         ..enrich::config::Settings::default()
@@ -163,7 +164,7 @@ fn icestore(cloud: &Cloud) -> icestore::config::Settings {
     let mut settings = icestore::config::Settings::default();
     settings.process = process(cloud, settings.process);
     settings.intake = intake(cloud, ARCHIVE, settings.intake);
-    settings.storage.bucket = cloud.name(ARCHIVE);
+    settings.storage.bucket = cloud.name(ARCHIVE).into();
     settings.storage.endpoint = cloud.endpoint(|urls| &urls.storage).map(Into::into);
     settings
 }

@@ -1,7 +1,7 @@
 //! Targets: decoders with their corpora, dictionaries and promises.
 
 mod attributes;
-mod letters;
+mod dead_letters;
 mod messages;
 mod pointers;
 mod settings;
@@ -29,8 +29,8 @@ pub const TARGETS: &[Target] = &[
     attributes::TARGET,
     topics::TARGET,
     pointers::TARGET,
-    letters::ARCHIVE,
-    letters::DEAD_LETTER,
+    dead_letters::ARCHIVE,
+    dead_letters::DEAD_LETTER,
     settings::TARGET,
 ];
 

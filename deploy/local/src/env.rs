@@ -74,13 +74,13 @@ impl LocalEnv {
 
     /// Returns the messages in the dead letters.
     pub(crate) async fn dead_letters(&self) -> anyhow::Result<Vec<Received>> {
-        let mut letters = Vec::new();
+        let mut dead_letters = Vec::new();
         loop {
             let pulled = self.servers.cloud.pull(DEAD_LETTER_REPORT).await?;
             if pulled.is_empty() {
-                return Ok(letters);
+                return Ok(dead_letters);
             }
-            letters.extend(pulled);
+            dead_letters.extend(pulled);
         }
     }
 

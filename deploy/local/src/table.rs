@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_account_says_what_becomes_of_letters_that_were_replayed() {
+    fn the_account_says_what_becomes_of_dead_letters_that_were_replayed() {
         let totals = Reconciliation { dead_letters: 2, duplicates: 1, ..Reconciliation::default() };
         let report = Report { totals, elapsed_seconds: 1.5, messages_per_second: 10.0 };
         let mut text = String::new();

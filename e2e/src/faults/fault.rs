@@ -26,7 +26,7 @@ const OUTAGE: Duration = Duration::from_secs(90);
 /// Duration of a slow link in a run with other faults.
 const SLOW_FOR: Duration = Duration::from_secs(60);
 /// Time during which dead letters are refused.
-const LETTERS_REFUSED: Duration = Duration::from_secs(20);
+const DEAD_LETTERS_REFUSED: Duration = Duration::from_secs(20);
 /// Duration of a fault that determines its own length.
 const SOME_TIME: Duration = Duration::from_secs(30);
 
@@ -68,7 +68,7 @@ enum FaultKind {
     /// Starts processes that cannot look up names.
     NoNames,
     /// Makes the topic of the dead letters refuse them.
-    LettersRefused,
+    DeadLettersRefused,
 }
 
 const UPLOAD: &str = "storage.objects.insert";
@@ -187,7 +187,7 @@ fn long() -> Vec<Fault> {
         add(format!("outage-{name}"), FaultKind::Cloud(outage), OUTAGE);
     }
     add("half-open-in-hand".into(), FaultKind::HalfOpenStreams, half_open::LASTS);
-    add("dead-letters-refused".into(), FaultKind::LettersRefused, LETTERS_REFUSED);
+    add("dead-letters-refused".into(), FaultKind::DeadLettersRefused, DEAD_LETTERS_REFUSED);
     faults
 }
 
@@ -279,7 +279,7 @@ impl Fault {
                     broker::grants_less(context, *grant).await
                 }
                 FaultKind::NoNames => name_servers::silent(context).await,
-                FaultKind::LettersRefused => dead_letters::refused(context, lasts).await,
+                FaultKind::DeadLettersRefused => dead_letters::refused(context, lasts).await,
             }
         };
         done.await.with_context(|| self.name.clone())

@@ -19,7 +19,7 @@ use message::Envelope;
 pub(super) struct Arrivals {
     lines: Vec<Arrived>,
     rows: Vec<Arrived>,
-    letters: Vec<Received>,
+    dead_letters: Vec<Received>,
     /// Time of archiving in Unix seconds, and the seconds between publish and archiving.
     pub(super) latencies: Vec<(f64, f64)>,
     objects: Vec<String>,
@@ -48,17 +48,17 @@ impl Arrivals {
     /// Reads the table, the archive and the new dead letters. Adds these to `letters`.
     pub(super) async fn collect(
         env: &FaultEnv,
-        letters: &mut Vec<Received>,
+        dead_letters: &mut Vec<Received>,
     ) -> anyhow::Result<Self> {
         let cloud = &env.cloud;
-        letters.extend(read_dead_letters(env).await?);
+        dead_letters.extend(read_dead_letters(env).await?);
         let objects = cloud.list(ARCHIVE, "").await?;
         let archived = archive::read(cloud, ARCHIVE, "").await?;
         let latencies = archived.iter().filter_map(archive::Line::latency).collect();
         let lines = archived.iter().map(Arrived::of_line).collect::<anyhow::Result<_>>()?;
         drop(archived);
         let rows = cloud.rows(DATASET, TABLE).await?.iter().map(Arrived::of_row).collect();
-        Ok(Self { lines, rows, letters: letters.clone(), latencies, objects })
+        Ok(Self { lines, rows, dead_letters: dead_letters.clone(), latencies, objects })
     }
 
     /// Checks all messages. Set `refuses_rows` if BigQuery was made to refuse valid rows.
@@ -84,7 +84,7 @@ impl Arrivals {
         let destinations = Destinations {
             archive: Some(&self.lines),
             table: Some(&self.rows),
-            dead_letters: &self.letters,
+            dead_letters: &self.dead_letters,
             is_enriched: true,
         };
         let findings = reconcile::find(fleet, destinations);
@@ -100,19 +100,20 @@ impl Arrivals {
     /// Checks the dead letters: no service may reject a valid reading of a fleet, and no message
     /// may make a service panic.
     fn check_dead_letters(&self, outcome: &mut Outcome, fleets: &[&Fleet], refuses_rows: bool) {
-        for letter in &self.letters {
-            if reason(letter).1 == "panicked" {
-                let data = letter.data.get(..200).unwrap_or(&letter.data);
+        for dead_letter in &self.dead_letters {
+            if reason(dead_letter).1 == "panicked" {
+                let data = dead_letter.data.get(..200).unwrap_or(&dead_letter.data);
                 let data = String::from_utf8_lossy(data);
-                let attributes = &letter.attributes;
+                let attributes = &dead_letter.attributes;
                 outcome.failures.push(format!("a service panicked: {attributes:?}: {data}"));
             }
-            let Some(reading) = fleets.iter().find_map(|fleet| fleet.dead_lettered(letter)) else {
+            let Some(reading) = fleets.iter().find_map(|fleet| fleet.dead_lettered(dead_letter))
+            else {
                 continue;
             };
-            let is_right = refuses_rows && reason(letter) == ("bigqueries", "row_refused");
+            let is_right = refuses_rows && reason(dead_letter) == ("bigqueries", "row_refused");
             if !is_right {
-                let attributes = &letter.attributes;
+                let attributes = &dead_letter.attributes;
                 outcome.failures.push(format!("{reading:?} is a dead letter: {attributes:?}"));
             }
         }
@@ -126,8 +127,8 @@ impl Arrivals {
     ) {
         let lines = count(self.lines.iter().filter_map(|line| hostile_key(&line.payload)));
         let rows = count(self.rows.iter().filter_map(|row| hostile_key(&row.payload)));
-        let letters = self.letters_by_content();
-        let found = Found { lines: &lines, rows: &rows, letters, refuses_rows };
+        let dead_letters = self.dead_letters_by_content();
+        let found = Found { lines: &lines, rows: &rows, dead_letters, refuses_rows };
         let numbers = Numbers::of(&found);
         for (index, message) in messages.iter().enumerate() {
             let sender = SenderId::HostileClient(index);
@@ -139,10 +140,10 @@ impl Arrivals {
                 Expected::ArrivesOrDeadLettered => numbers.account_for(message),
                 _ => found.account_for(message),
             };
-            let MessageOutcome { is_kept, lines, rows, letters } = found;
+            let MessageOutcome { is_kept, lines, rows, dead_letters } = found;
             if !is_kept {
                 outcome.missing.insert(sender);
-                let text = format!("lines {lines}, rows {rows}, letters {letters:?}");
+                let text = format!("lines {lines}, rows {rows}, letters {dead_letters:?}");
                 outcome.failures.push(format!("{}: {text}", message.describe()));
             }
             let copies = lines.saturating_sub(1) + rows.saturating_sub(1);
@@ -168,12 +169,15 @@ impl Arrivals {
         }
     }
 
-    fn letters_by_content(&self) -> HashMap<Vec<u8>, Vec<(&str, &str)>> {
-        let mut letters: HashMap<_, Vec<_>> = HashMap::new();
-        for letter in &self.letters {
-            letters.entry(canonical(&content(letter))).or_default().push(reason(letter));
+    fn dead_letters_by_content(&self) -> HashMap<Vec<u8>, Vec<(&str, &str)>> {
+        let mut dead_letters: HashMap<_, Vec<_>> = HashMap::new();
+        for dead_letter in &self.dead_letters {
+            dead_letters
+                .entry(canonical(&content(dead_letter)))
+                .or_default()
+                .push(reason(dead_letter));
         }
-        letters
+        dead_letters
     }
 }
 
@@ -184,14 +188,14 @@ struct MessageOutcome<'a> {
     lines: u64,
     rows: u64,
     /// Service and reason of each dead letter.
-    letters: Vec<(&'a str, &'a str)>,
+    dead_letters: Vec<(&'a str, &'a str)>,
 }
 
 /// Messages of hostile clients at the destinations, by content.
 struct Found<'a> {
     lines: &'a HashMap<Vec<u8>, u64>,
     rows: &'a HashMap<Vec<u8>, u64>,
-    letters: HashMap<Vec<u8>, Vec<(&'a str, &'a str)>>,
+    dead_letters: HashMap<Vec<u8>, Vec<(&'a str, &'a str)>>,
     /// True if BigQuery was made to refuse valid rows.
     refuses_rows: bool,
 }
@@ -200,26 +204,26 @@ impl<'a> Found<'a> {
     fn account_for(&self, message: &HostileMessage) -> MessageOutcome<'a> {
         let key = canonical(&message.payload);
         let [lines, rows] = [self.lines, self.rows].map(|end| end.get(&key).copied().unwrap_or(0));
-        let letters = self.letters.get(&key).cloned().unwrap_or_default();
-        let is_refused = self.refuses_rows && letters.contains(&("bigqueries", "row_refused"));
+        let dead_letters = self.dead_letters.get(&key).cloned().unwrap_or_default();
+        let is_refused = self.refuses_rows && dead_letters.contains(&("bigqueries", "row_refused"));
         let is_kept = match message.expected {
             Expected::Arrives => lines > 0 && (rows > 0 || is_refused),
             Expected::NoRow(why) => {
-                lines > 0 && rows == 0 && letters.contains(&("bigqueries", why))
+                lines > 0 && rows == 0 && dead_letters.contains(&("bigqueries", why))
             }
             Expected::DeadLettered(service, why) => {
-                lines == 0 && rows == 0 && letters.contains(&(service, why))
+                lines == 0 && rows == 0 && dead_letters.contains(&(service, why))
             }
             Expected::ArrivesOrDeadLettered | Expected::Unconfirmed => true,
         };
-        MessageOutcome { is_kept, lines, rows, letters }
+        MessageOutcome { is_kept, lines, rows, dead_letters }
     }
 }
 
 /// Messages of hostile clients at the destinations, by number.
 struct Numbers<'a> {
     ends: [HashMap<u64, u64>; 2],
-    letters: HashMap<u64, Vec<(&'a str, &'a str)>>,
+    dead_letters: HashMap<u64, Vec<(&'a str, &'a str)>>,
 }
 
 impl<'a> Numbers<'a> {
@@ -233,13 +237,13 @@ impl<'a> Numbers<'a> {
             }
             counts
         });
-        let mut letters: HashMap<_, Vec<_>> = HashMap::new();
-        for (key, reasons) in &found.letters {
+        let mut dead_letters: HashMap<_, Vec<_>> = HashMap::new();
+        for (key, reasons) in &found.dead_letters {
             if let Some(number) = number_of(key) {
-                letters.entry(number).or_default().extend(reasons);
+                dead_letters.entry(number).or_default().extend(reasons);
             }
         }
-        Self { ends, letters }
+        Self { ends, dead_letters }
     }
 
     /// Checks a message whose dead letters may replace lines and rows. A dead letter of icestore
@@ -248,48 +252,48 @@ impl<'a> Numbers<'a> {
         let number = number_of(&message.payload).unwrap_or(u64::MAX);
         let [lines, rows] =
             [&self.ends[0], &self.ends[1]].map(|end| end.get(&number).copied().unwrap_or(0));
-        let letters = self.letters.get(&number).cloned().unwrap_or_default();
-        let has_reason = letters.iter().all(|(_, reason)| !reason.is_empty());
+        let dead_letters = self.dead_letters.get(&number).cloned().unwrap_or_default();
+        let has_reason = dead_letters.iter().all(|(_, reason)| !reason.is_empty());
         let stands_for = |end: &str, other: &str| {
-            letters.iter().any(|(service, _)| *service == end || *service != other)
+            dead_letters.iter().any(|(service, _)| *service == end || *service != other)
         };
         let is_archived = lines > 0 || stands_for("icestore", "bigqueries");
         let is_row = rows > 0 || stands_for("bigqueries", "icestore");
-        MessageOutcome { is_kept: has_reason && is_archived && is_row, lines, rows, letters }
+        MessageOutcome { is_kept: has_reason && is_archived && is_row, lines, rows, dead_letters }
     }
 }
 
 /// Pulls all dead letters since the last call. Payloads that were stored in the bucket are loaded.
 async fn read_dead_letters(env: &FaultEnv) -> anyhow::Result<Vec<Received>> {
-    let mut letters = Vec::new();
+    let mut dead_letters = Vec::new();
     loop {
         let mut pulled = env.cloud.pull(DEAD_LETTER_REPORT).await?;
         if pulled.is_empty() {
-            return Ok(letters);
+            return Ok(dead_letters);
         }
-        for letter in &mut pulled {
-            if let Some(object) = letter.attributes.get("dl_object") {
+        for dead_letter in &mut pulled {
+            if let Some(object) = dead_letter.attributes.get("dl_object") {
                 let path = object.strip_prefix("gs://").and_then(|path| path.split_once('/'));
                 let (bucket, name) = path.context("read dl_object")?;
-                letter.data = env.cloud.read(bucket, name).await?;
+                dead_letter.data = env.cloud.read(bucket, name).await?;
             }
         }
-        letters.extend(pulled);
+        dead_letters.extend(pulled);
     }
 }
 
-fn reason(letter: &Received) -> (&str, &str) {
-    let attribute = |name: &str| letter.attributes.get(name).map_or("", String::as_str);
+fn reason(dead_letter: &Received) -> (&str, &str) {
+    let attribute = |name: &str| dead_letter.attributes.get(name).map_or("", String::as_str);
     (attribute("dl_service"), attribute("dl_reason"))
 }
 
 /// Returns the payload that a device sent or another client published.
-fn content(letter: &Received) -> Vec<u8> {
-    match Envelope::read(&letter.data) {
+fn content(dead_letter: &Received) -> Vec<u8> {
+    match Envelope::read(&dead_letter.data) {
         Some(envelope) => {
             envelope.payload.map(|payload| payload.bytes().into()).unwrap_or_default()
         }
-        None => letter.data.clone().into(),
+        None => dead_letter.data.clone().into(),
     }
 }
 
@@ -338,9 +342,11 @@ mod tests {
             at: Instant::now(),
         };
         let (here, nowhere) = (HashMap::from([(payload.clone(), 1)]), HashMap::new());
-        let account = |letter, lines, refuses_rows| {
-            let letters = HashMap::from([(payload.clone(), vec![letter])]);
-            Found { lines, rows: &nowhere, letters, refuses_rows }.account_for(&message).is_kept
+        let account = |dead_letter, lines, refuses_rows| {
+            let dead_letters = HashMap::from([(payload.clone(), vec![dead_letter])]);
+            Found { lines, rows: &nowhere, dead_letters, refuses_rows }
+                .account_for(&message)
+                .is_kept
         };
         let refused = ("bigqueries", "row_refused");
 

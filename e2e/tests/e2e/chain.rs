@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::flow_env::{
-    FlowEnv, GRACE, PATIENCE, counter, next_letter, start_bigqueries, start_enrich, start_icestore,
-    start_ingestion, until,
+    FlowEnv, GRACE, PATIENCE, counter, next_dead_letter, start_bigqueries, start_enrich,
+    start_icestore, start_ingestion, until,
 };
 use e2e::metrics::SENT;
 use e2e::names::{ARCHIVE, DEAD_LETTERS, RAW};
@@ -146,20 +146,20 @@ async fn a_row_that_does_not_fit_is_a_dead_letter_and_its_neighbours_are_rows_on
 
     let bigqueries = start_bigqueries(env.bigqueries()).await;
     until(async || counter(&bigqueries, SENT) >= 499).await;
-    let letter = next_letter(&env).await;
+    let dead_letter = next_dead_letter(&env).await;
     bigqueries.shutdown(GRACE).await.unwrap();
 
-    assert_eq!(letter.attributes["dl_reason"], "row_type_mismatch");
-    let detail = &letter.attributes["dl_detail"];
+    assert_eq!(dead_letter.attributes["dl_reason"], "row_type_mismatch");
+    let detail = &dead_letter.attributes["dl_detail"];
     let table = format!("table {}.{}.readings: ", env.cloud.project, env.cloud.dataset());
     assert!(detail.starts_with(&table), "{detail}");
     assert!(detail.contains("column temperature"), "{detail}");
     assert!(
-        detail.ends_with(&format!("message {}", letter.attributes["dl_message_id"])),
+        detail.ends_with(&format!("message {}", dead_letter.attributes["dl_message_id"])),
         "{detail}"
     );
     assert!(detail.contains("expected FLOAT64, is text \"hot\""), "{detail}");
-    assert_eq!(letter.data, json!({ "number": 250, "temperature": "hot" }).to_string());
+    assert_eq!(dead_letter.data, json!({ "number": 250, "temperature": "hot" }).to_string());
     let rows = env.rows().await;
     let ids: HashSet<_> = rows.iter().map(|row| row["ingest_id"].as_str().unwrap()).collect();
     assert_eq!((rows.len(), ids.len()), (499, 499));
@@ -225,8 +225,8 @@ async fn what_is_too_big_for_pubsub_lies_in_the_dead_letters_bucket() {
     let mut settings = env.ingestion();
     let bucket = env.bucket();
     settings.dead_letters = Some(pubsub::DeadLetterConfig::Topic {
-        topic_id: env.cloud.name(DEAD_LETTERS),
-        bucket: Some(bucket.clone()),
+        topic_id: env.cloud.name(DEAD_LETTERS).into(),
+        bucket: Some(bucket.as_str().into()),
     });
     settings.storage.endpoint = env.endpoint();
     let ingestion = start_ingestion(settings).await;
@@ -239,10 +239,11 @@ async fn what_is_too_big_for_pubsub_lies_in_the_dead_letters_bucket() {
         .publish("devices/d/up", false, payload.clone())
         .await;
 
-    let letter = next_letter(&env).await;
-    assert_eq!(letter.attributes["dl_size"], "12000000");
-    assert_eq!(letter.data.len(), 0);
-    let object = letter.attributes["dl_object"].strip_prefix(&format!("gs://{bucket}/")).unwrap();
+    let dead_letter = next_dead_letter(&env).await;
+    assert_eq!(dead_letter.attributes["dl_size"], "12000000");
+    assert_eq!(dead_letter.data.len(), 0);
+    let object =
+        dead_letter.attributes["dl_object"].strip_prefix(&format!("gs://{bucket}/")).unwrap();
     assert_eq!(env.cloud.read(&bucket, object).await.unwrap(), payload);
     ingestion.shutdown(Duration::from_secs(30)).await.unwrap();
     env.teardown().await;

@@ -195,7 +195,7 @@ impl FlowEnv {
     /// Returns settings of bigqueries without enrich.
     pub(crate) fn bigqueries(&self) -> bigqueries::config::Settings {
         let mut settings = self.enriched_bigqueries();
-        settings.intake.subscription.id = self.cloud.name(RAW_ROWS);
+        settings.intake.subscription.id = self.cloud.name(RAW_ROWS).into();
         settings
     }
 
@@ -207,7 +207,7 @@ impl FlowEnv {
     /// Returns settings of icestore without enrich.
     pub(crate) fn icestore(&self) -> icestore::config::Settings {
         let mut settings = self.enriched_icestore();
-        settings.intake.subscription.id = self.cloud.name(RAW_ARCHIVE);
+        settings.intake.subscription.id = self.cloud.name(RAW_ARCHIVE).into();
         settings
     }
 
@@ -282,12 +282,12 @@ pub(crate) fn counter(hosted: &Hosted, name: &str) -> u64 {
 }
 
 /// Waits for the first dead letter.
-pub(crate) async fn next_letter(env: &FlowEnv) -> Received {
-    let mut letters = Vec::new();
+pub(crate) async fn next_dead_letter(env: &FlowEnv) -> Received {
+    let mut dead_letters = Vec::new();
     until(async || {
-        letters.extend(env.cloud.pull(&env.cloud.name(DEAD_LETTER_REPORT)).await.unwrap());
-        !letters.is_empty()
+        dead_letters.extend(env.cloud.pull(&env.cloud.name(DEAD_LETTER_REPORT)).await.unwrap());
+        !dead_letters.is_empty()
     })
     .await;
-    letters.remove(0)
+    dead_letters.remove(0)
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::flow_env::{
-    FlowEnv, GRACE, PATIENCE, RAW_ARCHIVE, counter, next_letter, start_icestore, start_ingestion,
-    until,
+    FlowEnv, GRACE, PATIENCE, RAW_ARCHIVE, counter, next_dead_letter, start_icestore,
+    start_ingestion, until,
 };
 use clap::Parser as _;
 use e2e::archive::{self, Line};
@@ -248,11 +248,11 @@ async fn whatever_comes_goes_where_the_contract_says() {
     assert!(found(b"retained").is_some());
     let raw = found(b"not from ingestion").unwrap();
     assert!(raw.batch_key.ends_with("/______x"), "{}", raw.batch_key);
-    let letter = next_letter(&env).await;
-    assert_eq!(letter.attributes["dl_reason"], "message_too_large");
-    assert_eq!(letter.attributes["dl_service"], "ingestion");
-    assert_eq!(letter.attributes["mqtt_topic"], "devices/d/up");
-    assert_eq!(letter.data, too_large, "it fits into Pub/Sub without its envelope");
+    let dead_letter = next_dead_letter(&env).await;
+    assert_eq!(dead_letter.attributes["dl_reason"], "message_too_large");
+    assert_eq!(dead_letter.attributes["dl_service"], "ingestion");
+    assert_eq!(dead_letter.attributes["mqtt_topic"], "devices/d/up");
+    assert_eq!(dead_letter.data, too_large, "it fits into Pub/Sub without its envelope");
     ingestion.shutdown(GRACE).await.unwrap();
     icestore.shutdown(GRACE).await.unwrap();
     env.teardown().await;
@@ -271,12 +271,12 @@ async fn a_topic_that_lost_its_route_is_a_dead_letter() {
 
     Device::new(env.broker.port()).publish("other/x", false, "orphan").await;
 
-    let letter = next_letter(&env).await;
+    let dead_letter = next_dead_letter(&env).await;
     assert_eq!(
-        (letter.attributes["dl_reason"].as_str(), &letter.data[..]),
+        (dead_letter.attributes["dl_reason"].as_str(), &dead_letter.data[..]),
         ("no_route", &b"orphan"[..])
     );
-    assert_eq!(letter.attributes["mqtt_topic"], "other/x");
+    assert_eq!(dead_letter.attributes["mqtt_topic"], "other/x");
     until(async || dead_lettered(&ingestion, "no_route") == 1).await;
     ingestion.shutdown(GRACE).await.unwrap();
     env.teardown().await;

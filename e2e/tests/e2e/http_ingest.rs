@@ -20,7 +20,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
-use crate::flow_env::{FlowEnv, GRACE, RAW_ARCHIVE, counter, next_letter, start_ingestion, until};
+use crate::flow_env::{
+    FlowEnv, GRACE, RAW_ARCHIVE, counter, next_dead_letter, start_ingestion, until,
+};
 
 const ITEM: &str = r#"{"sourceId":"sensor-1","payload":{"t": 1.50}}"#;
 /// Number of refusals that no test reaches.
@@ -401,10 +403,10 @@ async fn a_client_learns_that_its_message_is_a_dead_letter() {
 
     assert_eq!(told.status, StatusCode::ACCEPTED, "{}", told.body);
     assert_eq!(told.body["dead_letter"], "message_too_large");
-    let letter = next_letter(&env.flow).await;
-    assert_eq!(letter.attributes["ingest_id"], told.body["id"]);
-    assert_eq!(letter.attributes["http_source"], "sensor-1");
-    assert_eq!(letter.attributes["device_id"], "sensor-1");
+    let dead_letter = next_dead_letter(&env.flow).await;
+    assert_eq!(dead_letter.attributes["ingest_id"], told.body["id"]);
+    assert_eq!(dead_letter.attributes["http_source"], "sensor-1");
+    assert_eq!(dead_letter.attributes["device_id"], "sensor-1");
     env.stop().await;
 }
 

@@ -8,7 +8,7 @@ use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use serde_json::Value;
 
 use crate::flow_env::{
-    FlowEnv, GRACE, counter, next_letter, start_bigqueries, start_enrich, start_icestore,
+    FlowEnv, GRACE, counter, next_dead_letter, start_bigqueries, start_enrich, start_icestore,
     start_ingestion, until,
 };
 use crate::flows::Device;
@@ -100,9 +100,9 @@ async fn a_dead_letter_keeps_the_metadata_of_mqtt_5() {
     let mut device = Device::new(env.broker.port());
     device.publish_given(properties(), "devices/nowhere", false, "orphan").await;
 
-    let letter = next_letter(&env).await;
-    assert_eq!(letter.attributes["dl_reason"], "no_route");
-    assert_told(&letter.attributes);
+    let dead_letter = next_dead_letter(&env).await;
+    assert_eq!(dead_letter.attributes["dl_reason"], "no_route");
+    assert_told(&dead_letter.attributes);
     ingestion.shutdown(GRACE).await.unwrap();
     env.teardown().await;
 }

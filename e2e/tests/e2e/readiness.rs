@@ -84,7 +84,7 @@ async fn nothing_is_taken_in_for_a_topic_that_nobody_listens_to() {
     let lonely = env.cloud.name("lonely");
     env.cloud.create_topic(&lonely).await.unwrap();
     let mut settings = env.ingestion();
-    settings.producers.get_mut("uplinks").unwrap().topic_id.clone_from(&lonely);
+    settings.producers.get_mut("uplinks").unwrap().topic_id = lonely.as_str().into();
     let ingestion = Hosted::start(Ingestion::new(settings)).await.unwrap();
 
     waits_for(&ingestion, "neither a subscription nor retention").await;

@@ -81,8 +81,8 @@ async fn rows_wait_for_a_new_column() {
     for service in [ingestion, bigqueries] {
         service.shutdown(GRACE).await.unwrap();
     }
-    let letters = env.cloud.pull(&env.cloud.name(DEAD_LETTER_REPORT)).await.unwrap();
-    assert!(letters.is_empty(), "{letters:?}");
+    let dead_letters = env.cloud.pull(&env.cloud.name(DEAD_LETTER_REPORT)).await.unwrap();
+    assert!(dead_letters.is_empty(), "{dead_letters:?}");
     let numbered = env.rows().await.iter().filter(|row| !row["number"].is_null()).count() as u64;
     assert!(numbered >= MESSAGES, "{numbered} rows have the new column");
     env.teardown().await;

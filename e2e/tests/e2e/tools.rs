@@ -126,7 +126,7 @@ const LIST_PANICKED: [&str; 7] =
     ["dead-letters", "list", "--reason", "panicked", "--wait", "1", "--json"];
 
 /// Returns the dead letters that `dead-letters list` shows.
-async fn letters(env: &FlowEnv, args: &[&str]) -> Vec<Value> {
+async fn dead_letters(env: &FlowEnv, args: &[&str]) -> Vec<Value> {
     let all = [&["dead-letters", "list", "--wait", "1", "--json"], args].concat();
     let listed = env.json("bigqueries", &all, b"").await;
     assert_eq!(listed["complete"], true, "{listed}");
@@ -149,10 +149,14 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
     let attributes = json!({ "ingest_id": "i-1", "device_id": "d1" });
     cloud.publish("enriched", warm, attributes).await.unwrap();
 
-    until(async || letters(&env, &[]).await.len() == 1).await;
-    let letter = &letters(&env, &["--reason", "row_type_mismatch", "--device", "d1"]).await[0];
-    assert_eq!((&letter["id"], &letter["service"]), (&json!("i-1"), &json!("bigqueries")));
-    assert!(letters(&env, &["--device", "d2"]).await.is_empty());
+    until(async || dead_letters(&env, &[]).await.len() == 1).await;
+    let dead_letter =
+        &dead_letters(&env, &["--reason", "row_type_mismatch", "--device", "d1"]).await[0];
+    assert_eq!(
+        (&dead_letter["id"], &dead_letter["service"]),
+        (&json!("i-1"), &json!("bigqueries"))
+    );
+    assert!(dead_letters(&env, &["--device", "d2"]).await.is_empty());
     let show = ["dead-letters", "show", "i-1", "--wait", "1", "--json"];
     let shown = env.json("bigqueries", &show, b"").await.to_string();
     let explain = ["explain", "--pubsub-json"];
@@ -164,7 +168,7 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
     let replay = ["dead-letters", "replay", "--wait", "1", "--rate", "10"];
     let refused = env.run("bigqueries", &replay, b"").await;
     assert!(text(&refused).contains("\n1 replayed\n"), "{}", text(&refused));
-    until(async || letters(&env, &[]).await.len() == 1).await;
+    until(async || dead_letters(&env, &[]).await.len() == 1).await;
 
     // A column that reads another field repairs it.
     let mended = env.folder.path().join("mended.yaml");
@@ -200,7 +204,7 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
     })
     .await;
     assert_eq!((rows.len(), &rows[0]["ingest_id"]), (1, &json!("i-1")));
-    assert!(letters(&env, &[]).await.is_empty());
+    assert!(dead_letters(&env, &[]).await.is_empty());
     assert!(service.terminate().await.unwrap().success());
 }
 
@@ -239,7 +243,7 @@ async fn no_tool_minds_that_its_reader_has_gone() {
     // The replay has finished although its output was not read.
     let back = &pulled(cloud, "bigqueries", 1).await[0];
     assert_eq!(&*back.attributes["ingest_id"], "i-1");
-    assert!(letters(&env, &[]).await.is_empty());
+    assert!(dead_letters(&env, &[]).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,18 +266,18 @@ async fn an_unreachable_pubsub_is_not_a_missing_subscription() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_letter_is_found_among_thousands_in_every_run() {
+async fn a_dead_letter_is_found_among_thousands_in_every_run() {
     let env = FlowEnv::with_resources().await;
     let cloud = &env.cloud;
-    let letter = |index: usize, reason: &str| {
+    let dead_letter = |index: usize, reason: &str| {
         let attributes = json!({
             "dl_service": "bigqueries", "dl_reason": reason, "ingest_id": format!("i-{index}"),
         });
         (index.to_string(), attributes)
     };
-    let usual = (0..4000).map(|index| letter(index, "row_type_mismatch"));
-    let letters: Vec<_> = usual.chain([letter(4000, "panicked")]).collect();
-    cloud.publish_all("dead-letters", &letters).await.unwrap();
+    let usual = (0..4000).map(|index| dead_letter(index, "row_type_mismatch"));
+    let dead_letters: Vec<_> = usual.chain([dead_letter(4000, "panicked")]).collect();
+    cloud.publish_all("dead-letters", &dead_letters).await.unwrap();
 
     for run in 0..3 {
         let found = env.json("bigqueries", &LIST_PANICKED, b"").await;

@@ -50,10 +50,12 @@ impl Env {
         let mut settings = Settings::default();
         settings.process.project.clone_from(&self.cloud.project);
         settings.process.http = Http { host: "127.0.0.1".into(), port: 0 };
-        settings.intake.dead_letters =
-            Some(DeadLetterConfig::Topic { topic_id: self.cloud.name(DEAD_LETTERS), bucket: None });
+        settings.intake.dead_letters = Some(DeadLetterConfig::Topic {
+            topic_id: self.cloud.name(DEAD_LETTERS).into(),
+            bucket: None,
+        });
         settings.intake.pubsub.endpoint = self.cloud.endpoint(|urls| &urls.pubsub).map(Into::into);
-        settings.intake.subscription.id = self.cloud.name(ROWS);
+        settings.intake.subscription.id = self.cloud.name(ROWS).into();
         settings.intake.subscription.lease_extension = Duration::from_secs(10);
         settings.pipeline.batch.max_messages = 500;
         settings.pipeline.retry.max = Duration::from_millis(500);
@@ -92,13 +94,14 @@ impl Env {
 
     /// Returns the first dead letters, as many as asked for.
     pub(crate) async fn dead_letters(&self, count: usize) -> Vec<Received> {
-        let mut letters = Vec::new();
+        let mut dead_letters = Vec::new();
         until(async || {
-            letters.extend(self.cloud.pull(&self.cloud.name(DEAD_LETTER_REPORT)).await.unwrap());
-            letters.len() >= count
+            dead_letters
+                .extend(self.cloud.pull(&self.cloud.name(DEAD_LETTER_REPORT)).await.unwrap());
+            dead_letters.len() >= count
         })
         .await;
-        letters
+        dead_letters
     }
 }
 

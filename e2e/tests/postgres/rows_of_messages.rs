@@ -44,14 +44,14 @@ async fn a_refused_row_is_a_dead_letter_and_its_neighbours_are_rows() {
 
     env.publish(0, &payloads).await;
     until(async || sent(&hosted) >= 497).await;
-    let letters = env.dead_letters(3).await;
+    let dead_letters = env.dead_letters(3).await;
     hosted.shutdown(GRACE).await.unwrap();
 
     assert_eq!(env.rows().await, 497);
-    assert_eq!(letters.len(), 3);
-    for letter in letters {
-        assert_eq!(letter.attributes["dl_reason"], "row_refused");
-        let detail = &letter.attributes["dl_detail"];
+    assert_eq!(dead_letters.len(), 3);
+    for dead_letter in dead_letters {
+        assert_eq!(dead_letter.attributes["dl_reason"], "row_refused");
+        let detail = &dead_letter.attributes["dl_detail"];
         assert!(detail.contains("table public.readings: column rest: SQLSTATE 22P05"), "{detail}");
     }
 }
@@ -69,10 +69,10 @@ async fn few_connections_are_enough_to_refuse_rows_in_every_batch() {
 
     env.publish(0, &payloads).await;
     until(async || sent(&hosted) >= 450).await;
-    let letters = env.dead_letters(50).await;
+    let dead_letters = env.dead_letters(50).await;
     hosted.shutdown(GRACE).await.unwrap();
 
-    assert_eq!((env.rows().await, letters.len()), (450, 50));
+    assert_eq!((env.rows().await, dead_letters.len()), (450, 50));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,10 +86,10 @@ async fn a_row_that_a_constraint_refuses_is_a_dead_letter_that_names_it() {
 
     env.publish(0, &[json!({ "number": 1 }), json!({ "number": 11 })]).await;
     until(async || sent(&hosted) >= 1).await;
-    let letter = env.dead_letters(1).await.remove(0);
+    let dead_letter = env.dead_letters(1).await.remove(0);
     hosted.shutdown(GRACE).await.unwrap();
 
-    let detail = &letter.attributes["dl_detail"];
+    let detail = &dead_letter.attributes["dl_detail"];
     assert!(detail.contains("SQLSTATE 23514, constraint small"), "{detail}");
     assert_eq!(env.rows().await, 1);
 }

@@ -106,5 +106,5 @@ fn routes() -> Route<FromTopic> {
     settings.routes.insert("up".into(), route);
     settings.producers.insert("uplinks".into(), Producer { topic_id: "raw".into() });
     let routes = Arc::new(Routes::new(&settings.routes).expect("a right filter"));
-    Route::new(&settings, routes, FromTopic, Metrics::default())
+    Route::new(&settings, routes, FromTopic, Metrics::default()).expect("a right topic")
 }

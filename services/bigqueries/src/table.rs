@@ -131,6 +131,8 @@ impl Table {
     /// Adds missing columns again, and a missing view. Never returns.
     pub async fn watch(self, condition: Condition) {
         let mut view = ViewWatch::default();
+        // `Condition::watch` has one pause for all faults. Here a refused change waits longer than a
+        // missing table, and the table is reported as ready before the view is looked at.
         loop {
             let checked = timeout(TIMEOUT, self.check_again()).await;
             let interval = match checked.unwrap_or_else(|_| Err(self.silent())) {

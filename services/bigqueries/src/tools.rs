@@ -49,9 +49,9 @@ mod tests {
         }
     }
 
-    struct Reading;
+    struct NoColumns;
 
-    impl Row for Reading {
+    impl Row for NoColumns {
         const REASONS: &[Reason] = OF_ROW;
 
         fn columns() -> Vec<Column> {
@@ -75,8 +75,8 @@ mod tests {
             command.try_get_matches_from(given).is_ok()
         };
 
-        assert!(takes(actions::<Reading>(), "not_a_reading"));
-        assert!(takes(actions::<Reading>(), "row_type_mismatch"));
+        assert!(takes(actions::<NoColumns>(), "not_a_reading"));
+        assert!(takes(actions::<NoColumns>(), "row_type_mismatch"));
         assert!(!takes(ACTIONS, "not_a_reading"), "no row of the settings has it");
     }
 }

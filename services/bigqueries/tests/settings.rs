@@ -17,7 +17,7 @@ fn the_example_is_right_and_shows_the_defaults() {
     assert_eq!(settings.write, defaults.write);
     assert_eq!(settings.table.rest_column, defaults.table.rest_column);
     assert_eq!(settings.table.create, defaults.table.create);
-    let subscription = pubsub::Subscription { id: String::new(), ..settings.intake.subscription };
+    let subscription = pubsub::Subscription { id: "".into(), ..settings.intake.subscription };
     assert_eq!(subscription, defaults.intake.subscription);
 }
 

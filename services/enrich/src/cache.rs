@@ -10,7 +10,6 @@
 
 pub mod breaker;
 pub mod firestore;
-mod flights;
 pub mod invalidation;
 mod layers;
 pub mod lookup;
@@ -19,6 +18,7 @@ pub mod presence;
 mod reader;
 pub mod redis;
 pub mod settings;
+mod single_flight;
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;

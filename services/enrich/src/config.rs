@@ -6,15 +6,14 @@ use std::time::Duration;
 use message::FieldPath;
 use message::envelope::Input;
 use message::field_path::Pointer;
-use pipeline::Reasons;
-use pipeline::{Limits, batch};
-use pubsub::{DeadLetterConfig, Endpoint, Intake, IntakeSettings, Reads};
+use pipeline::{Limits, Reasons, batch};
+use pubsub::{DeadLetterConfig, Endpoint, Intake, IntakeSettings, Reads, TopicId, TopicName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::cloud::Api;
 use service::google::Login;
 use service::memory::{self, Share};
-use service::settings::{ProcessSettings, Variable, VariableKind};
+use service::settings::{Parsed, ProcessSettings, Variable, VariableKind};
 use service::{Faults, WrongSettings};
 use web::{Listener, Reach};
 
@@ -33,7 +32,7 @@ pub struct Settings {
     #[schemars(flatten)]
     pub process: ProcessSettings,
     /// Topic to publish to: its id in the project, or its full name. Required.
-    pub topic_id: String,
+    pub topic_id: Parsed<TopicId>,
     /// Key of the document for a message, and the fields to copy into the message.
     pub enrichment: EnrichmentSettings,
     /// Source of the documents.
@@ -122,7 +121,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             process: ProcessSettings::default(),
-            topic_id: String::new(),
+            topic_id: Parsed::default(),
             enrichment: EnrichmentSettings::default(),
             firestore: firestore::FirestoreSettings::default(),
             cache: LookupSettings::default(),
@@ -138,6 +137,16 @@ impl Default for Settings {
                 ..Limits::default()
             },
         }
+    }
+}
+
+impl Settings {
+    /// Returns the topic to publish to.
+    ///
+    /// # Errors
+    /// Its id is wrong, and nobody has checked these settings.
+    pub(crate) fn topic(&self) -> Result<TopicName, WrongSettings> {
+        Ok(self.topic_id.value("topic_id")?.name(&self.process.project))
     }
 }
 
@@ -163,10 +172,8 @@ impl service::Settings for Settings {
 
     fn check(&self, faults: &mut Faults) {
         self.intake.subscription.check(&self.pipeline, faults);
-        match self.topic_id.as_str() {
-            "" => faults.add("topic_id", "required: the topic to publish to"),
-            topic => faults.resource("topic_id", topic, "topics"),
-        }
+        let required = "required: the topic to publish to";
+        self.topic_id.check_required("topic_id", required, faults);
         self.check_documents(faults);
         self.check_cache(faults);
         DeadLetterConfig::check(self.intake.dead_letters.as_ref(), true, faults);

@@ -22,7 +22,7 @@ pub mod tools;
 use std::time::Duration;
 
 use pipeline::{Pipeline, Reasons};
-use pubsub::{Reads as _, TopicGuard, TopicName};
+use pubsub::{Reads as _, TopicGuard};
 use service::{Condition, Context, Dependency, Health, Pauses, Running, Service, WrongSettings};
 use tokio::task::JoinSet;
 use web::Server;
@@ -93,7 +93,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
         context.registry.register(|registry| metrics.register(registry));
         let mut watchers = JoinSet::new();
         let (lookup, admin) = open(&settings, source, &metrics, context, &mut watchers).await?;
-        let topic = TopicName::new(&settings.process.project, &settings.topic_id);
+        let topic = settings.topic()?;
         let opened = settings.intake().open([topic.clone()], context, &mut watchers).await?;
         context.health.tell("guarantees", guarantees(&settings, &opened.guard)?);
         let pipeline = Pipeline {
@@ -119,7 +119,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let settings = &self.settings;
-        let topic = TopicName::new(&settings.process.project, &settings.topic_id);
+        let topic = settings.topic()?;
         let mut dependencies = settings.intake().preflight([topic]).await?;
         dependencies.push(preflight::documents(&self.source, &settings.firestore.collection).await);
         dependencies.extend(preflight::redis(&settings.cache.redis, &self.source).await);

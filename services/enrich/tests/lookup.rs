@@ -200,7 +200,7 @@ async fn an_outage_of_the_source_holds_up_unknown_keys_alone() {
 
     assert_eq!(rig.name("known").await.as_deref(), Some("known"));
     let one_more = rig.lookup.document("one more").await.unwrap_err();
-    assert_eq!(one_more.recovery(), Recovery::HandBack);
+    assert_eq!(one_more.recovery(), Recovery::Nack);
     assert!(rig.lookup.source_outage().is_some());
     let reads = rig.source.reads().len();
     assert!(reads < 60, "the breaker spares the source, {reads} reads");
@@ -270,7 +270,7 @@ async fn a_source_that_leaves_a_key_out_has_failed() {
 
     let refused = lookup.document("second").await.unwrap_err();
 
-    assert_eq!(refused.recovery(), Recovery::HandBack);
+    assert_eq!(refused.recovery(), Recovery::Nack);
     assert!(lookup.source_outage().unwrap().contains("answered 0 of 1 keys"));
 }
 

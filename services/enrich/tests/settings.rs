@@ -18,7 +18,7 @@ fn the_example_is_right_and_shows_the_defaults() {
     assert_eq!(settings.cache, defaults.cache);
     assert_eq!(settings.admin, defaults.admin);
     assert_eq!(settings.pipeline, defaults.pipeline);
-    let subscription = pubsub::Subscription { id: String::new(), ..settings.intake.subscription };
+    let subscription = pubsub::Subscription { id: "".into(), ..settings.intake.subscription };
     assert_eq!(subscription, defaults.intake.subscription);
 }
 

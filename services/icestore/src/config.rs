@@ -4,8 +4,7 @@ pub(crate) mod archive;
 
 use std::time::Duration;
 
-use pipeline::Reasons;
-use pipeline::{Limits, batch};
+use pipeline::{Error, Limits, Reasons, batch};
 use pubsub::{DeadLetterConfig, Intake, IntakeSettings, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,7 +13,7 @@ use service::google::{EndpointUrl, Login};
 use service::memory::Share;
 use service::settings::{Parsed, ProcessSettings, Variable};
 use service::{Faults, WrongSettings};
-use storage::Endpoint;
+use storage::{Bucket, BucketName, Endpoint};
 
 use crate::format::Format;
 use crate::{objects, sink};
@@ -43,7 +42,7 @@ pub struct Settings {
 #[serde(default)]
 pub struct Storage {
     /// Name of the bucket. Required.
-    pub bucket: String,
+    pub bucket: Parsed<BucketName>,
     /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
     /// Google. Left out, Google's usual endpoint is used. The variable `STORAGE_EMULATOR_HOST`
     /// overrides it.
@@ -54,6 +53,16 @@ pub struct Storage {
 }
 
 impl Storage {
+    const BUCKET_KEY: &str = "storage.bucket";
+
+    /// Opens the bucket. Sends nothing yet.
+    ///
+    /// # Errors
+    /// No client can be built, or nobody has checked these settings.
+    pub async fn open(&self) -> Result<Bucket, Error> {
+        Bucket::new(self.bucket.value(Self::BUCKET_KEY)?, &self.endpoint()).await
+    }
+
     /// Returns the address of Cloud Storage, with its credentials.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
@@ -129,10 +138,7 @@ impl service::Settings for Settings {
 
     fn check(&self, faults: &mut Faults) {
         self.intake.subscription.check(&self.pipeline, faults);
-        match self.storage.bucket.as_str() {
-            "" => faults.add("storage.bucket", "required"),
-            bucket => faults.bucket("storage.bucket", bucket),
-        }
+        self.storage.bucket.check_required(Storage::BUCKET_KEY, "required", faults);
         self.storage.endpoint().check(faults);
         self.archive.batch_key.check("archive.batch_key", faults);
         let prefix = &self.archive.prefix;

@@ -17,7 +17,6 @@ pub mod tools;
 use pipeline::{Pipeline, Reasons};
 use pubsub::Reads as _;
 use service::{Context, Dependency, Running, Service, WrongSettings};
-use storage::Bucket;
 use tokio::task::JoinSet;
 
 use archive::Archive;
@@ -74,7 +73,7 @@ impl<K: BatchKey> Service for Icestore<K> {
         let bucket_condition = health.condition("bucket");
         health.tell("guarantees", service::Settings::explain(&settings)?);
 
-        let bucket = Bucket::new(&settings.storage.bucket, &settings.storage.endpoint()).await?;
+        let bucket = settings.storage.open().await?;
         bucket.wait(&bucket_condition).await;
         let mut watchers = JoinSet::new();
         let opened = settings.intake().open([], context, &mut watchers).await?;
@@ -93,10 +92,8 @@ impl<K: BatchKey> Service for Icestore<K> {
     }
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
-        let storage = &self.settings.storage;
         let mut dependencies = self.settings.intake().preflight([]).await?;
-        dependencies
-            .push(Bucket::new(&storage.bucket, &storage.endpoint()).await?.dependency().await);
+        dependencies.push(self.settings.storage.open().await?.dependency().await);
         Ok(dependencies)
     }
 }

@@ -129,12 +129,12 @@ impl pipeline::Sink for Sink {
     type Key = String;
     type Batch = Group;
     type EncodedBatch = Upload;
-    type Scratch = Compressor;
+    type LaneState = Compressor;
 
     /// A line in a file is never refused later, so the original messages need not be kept.
     const KEEPS_ORIGINALS: bool = false;
 
-    fn scratch(&self) -> Compressor {
+    fn lane_state(&self) -> Compressor {
         Compressor::new(self.level)
     }
 

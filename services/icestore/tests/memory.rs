@@ -51,9 +51,9 @@ async fn closing_takes_no_more_than_the_settings_say() {
     let shares = service::Settings::memory(&settings);
     let share = shares.iter().find(|share| share.setting == "archive.format").unwrap();
     let endpoint = Endpoint { endpoint: Some("http://127.0.0.1:1".into()), ..Endpoint::default() };
-    let bucket = Bucket::new("bucket", &endpoint).await.unwrap();
+    let bucket = Bucket::new(&"bucket".parse().unwrap(), &endpoint).await.unwrap();
     let sink = Sink::new(bucket, &settings.archive);
-    let mut scratch = sink.scratch();
+    let mut state = sink.lane_state();
 
     let mut noise = noise(30_000_000);
 
@@ -63,11 +63,11 @@ async fn closing_takes_no_more_than_the_settings_say() {
         let mut bytes = 0;
         while bytes < settings.pipeline.batch.max_bytes {
             let line = line(noise.split_to(data_bytes)).await;
-            bytes = sink.push(&mut group, line, &mut scratch).unwrap();
+            bytes = sink.push(&mut group, line, &mut state).unwrap();
         }
         let before = peak_kib();
 
-        let _upload = sink.encode(group, &mut scratch);
+        let _upload = sink.encode(group, &mut state);
 
         let taken = (peak_kib() - before) as u64 * 1024;
         println!("messages of {data_bytes} bytes: {} KiB", taken / 1024);

@@ -14,7 +14,7 @@ fn the_example_is_right_and_shows_the_defaults() {
     let defaults = Settings::default();
     assert_eq!(settings.pipeline, defaults.pipeline);
     assert_eq!(settings.archive, defaults.archive);
-    let subscription = pubsub::Subscription { id: String::new(), ..settings.intake.subscription };
+    let subscription = pubsub::Subscription { id: "".into(), ..settings.intake.subscription };
     assert_eq!(subscription, defaults.intake.subscription);
 }
 

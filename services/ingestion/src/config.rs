@@ -11,7 +11,7 @@ use std::time::Duration;
 use message::OriginKind;
 use pipeline::backoff::Backoff;
 use pipeline::{Limits, batch};
-use pubsub::{DeadLetterConfig, Endpoint};
+use pubsub::{DeadLetterConfig, Endpoint, TopicId, TopicName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::WrongSettings;
@@ -222,7 +222,17 @@ pub struct RouteDestination {
 #[serde(default)]
 pub struct Producer {
     /// Id of the Pub/Sub topic in the project, or its full name. Required.
-    pub topic_id: String,
+    pub topic_id: Parsed<TopicId>,
+}
+
+impl Producer {
+    /// Returns the full name of the topic. `name` is the key of this producer.
+    ///
+    /// # Errors
+    /// The id is wrong, and nobody has checked these settings.
+    pub(crate) fn topic(&self, name: &str, project: &str) -> Result<TopicName, WrongSettings> {
+        Ok(self.topic_id.value(format_args!("producers.{name}.topic_id"))?.name(project))
+    }
 }
 
 /// Sources of ids and event times.

@@ -10,7 +10,7 @@ use pipeline::reasons::{CRASHED, PANICKED};
 use pipeline::{DeadLetter, DeadLetters, Error};
 
 use crate::config::Identity;
-use crate::identity::letter_id;
+use crate::identity::dead_letter_id;
 use crate::routes::Routes;
 
 /// Adds the device and an `ingest_id` to each dead letter, as its message would have had them.
@@ -30,9 +30,9 @@ impl<D> Named<D> {
         Self { inner, routes, identity }
     }
 
-    fn name(&self, letter: &DeadLetter<'_>) -> Message {
-        let mut message = letter.message.clone();
-        let origin = Origin::of(&letter.message.attributes);
+    fn name(&self, dead_letter: &DeadLetter<'_>) -> Message {
+        let mut message = dead_letter.message.clone();
+        let origin = Origin::of(&dead_letter.message.attributes);
         let route = self.routes.find(origin);
         if let Some(device) = route.and_then(|entry| entry.device_id(origin.address)) {
             message.attributes.insert(attribute::DEVICE_ID.into(), device.to_owned());
@@ -40,11 +40,11 @@ impl<D> Named<D> {
         if !message.attributes.contains_key(attribute::INGEST_ID) {
             // Parsing this payload may be what panicked or ended the process, so it is not parsed
             // again.
-            let id = match letter.reason {
+            let id = match dead_letter.reason {
                 PANICKED | CRASHED => {
-                    letter_id(&message, origin, letter.first_seen, &Identity::default())
+                    dead_letter_id(&message, origin, dead_letter.first_seen, &Identity::default())
                 }
-                _ => letter_id(&message, origin, letter.first_seen, &self.identity),
+                _ => dead_letter_id(&message, origin, dead_letter.first_seen, &self.identity),
             };
             message.attributes.insert(attribute::INGEST_ID.into(), id);
         }
@@ -53,11 +53,11 @@ impl<D> Named<D> {
 }
 
 impl<D: DeadLetters> DeadLetters for Named<D> {
-    async fn write(&self, letter: &DeadLetter<'_>, time_limit: Duration) -> Result<(), Error> {
+    async fn write(&self, dead_letter: &DeadLetter<'_>, time_limit: Duration) -> Result<(), Error> {
         // A dead letter without these attributes is better than none.
-        let named = catch_unwind(AssertUnwindSafe(|| self.name(letter)));
-        let message = named.unwrap_or_else(|_| letter.message.clone());
-        let DeadLetter { service, reason, ref detail, attempts, first_seen, .. } = *letter;
+        let named = catch_unwind(AssertUnwindSafe(|| self.name(dead_letter)));
+        let message = named.unwrap_or_else(|_| dead_letter.message.clone());
+        let DeadLetter { service, reason, ref detail, attempts, first_seen, .. } = *dead_letter;
         let detail = detail.clone();
         let named = DeadLetter { service, reason, detail, attempts, first_seen, message: &message };
         self.inner.write(&named, time_limit).await
@@ -135,17 +135,17 @@ mod tests {
 
         for reason in [PANICKED, CRASHED] {
             let unparsed = name_for(&without, "devices/d1/up", reason);
-            let letter = name_for(&with_pointer, "devices/d1/up", reason);
+            let dead_letter = name_for(&with_pointer, "devices/d1/up", reason);
 
-            let id = |letter: &Message| letter.attributes[attribute::INGEST_ID].clone();
-            assert_eq!(id(&letter), id(&unparsed));
-            assert_ne!(id(&letter), id(&name(&with_pointer, "devices/d1/up")));
+            let id = |dead_letter: &Message| dead_letter.attributes[attribute::INGEST_ID].clone();
+            assert_eq!(id(&dead_letter), id(&unparsed));
+            assert_ne!(id(&dead_letter), id(&name(&with_pointer, "devices/d1/up")));
         }
     }
 
     #[tokio::test]
     async fn a_letter_that_is_replayed_keeps_its_id() {
-        let letter = name(&named("devices/{device_id}/up"), "devices/d1/up");
+        let dead_letter = name(&named("devices/{device_id}/up"), "devices/d1/up");
         let mut settings = Settings::default();
         settings.process.project = "p".into();
         let mut route = RouteSettings::default();
@@ -154,11 +154,11 @@ mod tests {
         settings.routes.insert("up".into(), route);
         settings.producers.insert("uplinks".into(), Producer { topic_id: "raw".into() });
         let routes = Arc::new(Routes::new(&settings.routes).unwrap());
-        let route = Route::new(&settings, routes, FromTopic, Metrics::default());
+        let route = Route::new(&settings, routes, FromTopic, Metrics::default()).unwrap();
 
-        let outgoing = wrap(&route, &letter, None).await.unwrap();
+        let outgoing = wrap(&route, &dead_letter, None).await.unwrap();
 
         let id = |attributes: &Attributes| attributes[attribute::INGEST_ID].clone();
-        assert_eq!(id(&outgoing.attributes), id(&letter.attributes));
+        assert_eq!(id(&outgoing.attributes), id(&dead_letter.attributes));
     }
 }

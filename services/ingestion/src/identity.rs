@@ -103,7 +103,7 @@ fn given_time(message: &Message) -> Option<OffsetDateTime> {
 /// If the message contains an id, the dead letter gets the id that the message would have had.
 /// Otherwise every attempt to write the dead letter yields the same id.
 #[must_use]
-pub fn letter_id(
+pub fn dead_letter_id(
     message: &Message,
     origin: Origin<'_>,
     first_seen: OffsetDateTime,
@@ -310,10 +310,10 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_has_the_id_that_its_message_gives_else_a_lasting_one() {
+    fn a_dead_letter_has_the_id_that_its_message_gives_else_a_lasting_one() {
         let settings = Identity { id_pointer: Some("/id".into()), ..Identity::default() };
         let id = |payload: &str, first_seen| {
-            letter_id(&Message::new(payload.to_owned()), UP, first_seen, &settings)
+            dead_letter_id(&Message::new(payload.to_owned()), UP, first_seen, &settings)
         };
         let later = RECEIVED + time::Duration::NANOSECOND;
 
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_comes_from_a_letter_keeps_its_id() {
+    fn a_message_that_comes_from_a_dead_letter_keeps_its_id() {
         let message = Message::new("{}").with_attribute("ingest_id", "i-1");
 
         let found = identify(&message, UP, &Identity::default(), &Metrics::default());

@@ -33,7 +33,7 @@ use anyhow::bail;
 use pipeline::dead_letter::Policy;
 use pipeline::{Pipeline, Reasons};
 use pubsub::{Admin, Connection, DeadLetters, Preflight, Publishers, TopicGuard, TopicName};
-use service::{Context, Dependency, Health, Running, Service};
+use service::{Context, Dependency, Health, Running, Service, WrongSettings};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -41,7 +41,7 @@ use config::{HttpIngest, Settings};
 use dead_letters::Named;
 use enricher::{Enricher, FromTopic};
 use metrics::Metrics;
-use mqtt::Purpose;
+use mqtt::Mode;
 use ordering::Ordering;
 use route::Route;
 use routes::Routes;
@@ -57,7 +57,7 @@ pub const REASONS: Reasons = Reasons {
 pub struct Ingestion<E = FromTopic> {
     settings: Settings,
     enricher: E,
-    purpose: Purpose,
+    mode: Mode,
     metrics: Metrics,
 }
 
@@ -74,7 +74,7 @@ impl<E: Enricher> Ingestion<E> {
     /// Creates the service with a custom enricher.
     #[must_use]
     pub fn with_enricher(settings: Settings, enricher: E) -> Self {
-        Self { settings, enricher, purpose: Purpose::Carry, metrics: Metrics::default() }
+        Self { settings, enricher, mode: Mode::Run, metrics: Metrics::default() }
     }
 
     /// Carries the messages that the broker still holds for this replica, and then ends its
@@ -91,7 +91,7 @@ impl<E: Enricher> Ingestion<E> {
         if !self.settings.has_mqtt() {
             bail!("there is no mqtt.url: ingestion has sessions only at a broker");
         }
-        self.purpose = Purpose::Drain;
+        self.mode = Mode::Drain;
         // The messages of clients over HTTP are not those of a removed replica.
         self.settings.http_ingest = None;
         let (mqtt, grace) = (self.settings.mqtt.clone(), self.settings.process.grace_period);
@@ -124,7 +124,7 @@ impl<E: Enricher> Service for Ingestion<E> {
     }
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { settings, enricher, purpose, metrics } = self;
+        let Self { settings, enricher, mode, metrics } = self;
         let (health, registry) = (&context.health, &context.registry);
         let counts = registry.pipeline(Self::NAME, &REASONS);
         registry.register(|registry| metrics.register(registry));
@@ -141,15 +141,15 @@ impl<E: Enricher> Service for Ingestion<E> {
 
         let connection = Connection::new(settings.pubsub.clone());
         let admin = Admin::new(&connection).await?;
-        let guard = TopicGuard::new(topics(&settings));
+        let guard = TopicGuard::new(topics(&settings)?);
         guard.wait(&admin, &topics_condition).await;
 
         let publishers = Publishers::new(&connection).await?;
-        let dead_letters = open_dead_letters(&settings, &publishers, &guard)
-            .await?
-            .map(|letters| Named::new(letters, Arc::clone(&routes), settings.identity.clone()));
-        let mqtt =
-            settings.has_mqtt().then(|| connect(&settings, purpose, &routes, &metrics, health));
+        let dead_letters =
+            open_dead_letters(&settings, &publishers, &guard).await?.map(|dead_letters| {
+                Named::new(dead_letters, Arc::clone(&routes), settings.identity.clone())
+            });
+        let mqtt = settings.has_mqtt().then(|| connect(&settings, mode, &routes, &metrics, health));
         let grants = source::grants(mqtt.as_ref());
         let (port, http) = http.unzip();
         let mut watchers = JoinSet::new();
@@ -166,7 +166,7 @@ impl<E: Enricher> Service for Ingestion<E> {
             source: Sources::of(mqtt, http, settings.pipeline.retry, counts.clone()),
             dead_letters,
             sink: pubsub::Sink::new(publishers, guard),
-            transform: Route::new(&settings, Arc::clone(&routes), enricher, metrics.clone()),
+            transform: Route::new(&settings, Arc::clone(&routes), enricher, metrics.clone())?,
             limits: settings.pipeline.clone(),
             metrics: counts,
         };
@@ -178,14 +178,11 @@ impl<E: Enricher> Service for Ingestion<E> {
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let settings = &self.settings;
-        let producers = settings.producers.values();
         let preflight = Preflight {
             project: &settings.process.project,
             pubsub: &settings.pubsub,
             storage: &settings.storage,
-            topics: producers
-                .map(|producer| TopicName::new(&settings.process.project, &producer.topic_id))
-                .collect(),
+            topics: producer_topics(settings)?,
             subscription: None,
             dead_letters: settings.dead_letters.as_ref(),
         };
@@ -231,7 +228,7 @@ fn serve(
 /// Connects to the broker and subscribes to the filters of the routes.
 fn connect(
     settings: &Settings,
-    purpose: Purpose,
+    mode: Mode,
     routes: &Arc<Routes>,
     metrics: &Metrics,
     health: &Health,
@@ -250,15 +247,18 @@ fn connect(
         metrics,
         health,
     };
-    mqtt::Source::connect(purpose, setup)
+    mqtt::Source::connect(mode, setup)
 }
 
 /// Returns all topics that ingestion publishes to, including the topic for dead letters.
-fn topics(settings: &Settings) -> BTreeSet<TopicName> {
+fn topics(settings: &Settings) -> Result<BTreeSet<TopicName>, WrongSettings> {
     let project = &settings.process.project;
-    let producers = settings.producers.values();
-    let producers = producers.map(|producer| TopicName::new(project, &producer.topic_id));
-    let dead_letters =
-        settings.dead_letters.as_ref().and_then(|dead_letters| dead_letters.topic(project));
-    producers.chain(dead_letters).collect()
+    let dead_letters = settings.dead_letters.as_ref().map(|to| to.topic(project)).transpose()?;
+    Ok(producer_topics(settings)?.into_iter().chain(dead_letters.flatten()).collect())
+}
+
+/// Returns the topics of all producers.
+fn producer_topics(settings: &Settings) -> Result<Vec<TopicName>, WrongSettings> {
+    let producers = settings.producers.iter();
+    producers.map(|(name, to)| to.topic(name, &settings.process.project)).collect()
 }

@@ -5,7 +5,6 @@ mod client;
 mod connection;
 mod dial;
 mod drain;
-mod held;
 mod message;
 mod negotiated;
 mod preflight;
@@ -14,6 +13,7 @@ mod published;
 mod requests;
 pub mod security;
 mod session;
+mod unsettled;
 mod window;
 mod wire;
 
@@ -56,11 +56,11 @@ pub struct Source {
     grants: watch::Receiver<Grants>,
 }
 
-/// Purpose of a source.
+/// Mode of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// Carry messages until the source is closed.
-    Carry,
+pub enum Mode {
+    /// Run until the source is closed.
+    Run,
     /// Unsubscribe, carry the messages that the broker's sessions still hold, and then end.
     Drain,
 }
@@ -87,14 +87,14 @@ const CONDITIONS: [&str; MAX_CONNECTIONS as usize] = [
 ];
 
 impl Source {
-    /// Connects, and retries forever. With [`Purpose::Drain`] the source ends with an error when
+    /// Connects, and retries forever. With [`Mode::Drain`] the source ends with an error when
     /// the replica is alive. The replica then gets its session back.
     #[must_use]
-    pub fn connect(purpose: Purpose, setup: Setup<'_>) -> Self {
-        Self::over(Arc::new(Network), purpose, setup)
+    pub fn connect(mode: Mode, setup: Setup<'_>) -> Self {
+        Self::over(Arc::new(Network), mode, setup)
     }
 
-    fn over(dial: Arc<dyn Dial>, purpose: Purpose, setup: Setup<'_>) -> Self {
+    fn over(dial: Arc<dyn Dial>, mode: Mode, setup: Setup<'_>) -> Self {
         let Setup { settings, filters, ordering, metrics, health } = setup;
         let (outbox, inbox) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
@@ -104,7 +104,7 @@ impl Source {
             let filters = filters.iter().filter(|filter| index == 0 || filter.is_shared);
             let connection = Connection::new(Parts {
                 index,
-                purpose,
+                mode,
                 dial: Arc::clone(&dial),
                 settings: settings.clone(),
                 filters: filters.cloned().collect(),

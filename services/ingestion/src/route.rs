@@ -12,8 +12,9 @@ use pubsub::limits::MAX_MESSAGE_BYTES;
 use pubsub::reasons::MESSAGE_TOO_LARGE;
 use pubsub::{Outgoing, TopicName};
 use serde_json::Map;
+use service::WrongSettings;
 
-use crate::config::{Identity, Retained, Settings};
+use crate::config::{Identity, Producer, Retained, Settings};
 use crate::enricher::{Arrival, Enricher};
 use crate::identity::identify;
 use crate::metrics::Metrics;
@@ -38,18 +39,25 @@ pub struct Route<E> {
 
 impl<E: Enricher> Route<E> {
     /// Creates the transform from these settings.
-    #[must_use]
-    pub fn new(settings: &Settings, routes: Arc<Routes>, enricher: E, metrics: Metrics) -> Self {
-        let topic = |id: &str| TopicName::new(&settings.process.project, id);
-        let producers = settings.producers.iter();
-        Self {
+    ///
+    /// # Errors
+    /// The topic of a producer is wrong, and nobody has checked these settings.
+    pub fn new(
+        settings: &Settings,
+        routes: Arc<Routes>,
+        enricher: E,
+        metrics: Metrics,
+    ) -> Result<Self, WrongSettings> {
+        let project = &settings.process.project;
+        let topic = |(name, to): (&String, &Producer)| Ok((name.clone(), to.topic(name, project)?));
+        Ok(Self {
             routes,
-            topics: producers.map(|(name, to)| (name.clone(), topic(&to.topic_id))).collect(),
+            topics: settings.producers.iter().map(topic).collect::<Result<_, WrongSettings>>()?,
             identity: settings.identity.clone(),
             retained: settings.mqtt.retained,
             enricher,
             metrics,
-        }
+        })
     }
 
     fn route(&self, message: &Message) -> Result<Step<Outgoing>, Error> {

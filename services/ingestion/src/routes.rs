@@ -197,10 +197,7 @@ pub fn check(settings: &Settings, faults: &mut Faults) {
     faults.require(settings.mqtt.connections == 1 || has_shared, "mqtt.connections", right);
     for (name, producer) in &settings.producers {
         let key = format!("producers.{name}");
-        match producer.topic_id.as_str() {
-            "" => faults.add(&format!("{key}.topic_id"), "required"),
-            topic => faults.resource(&format!("{key}.topic_id"), topic, "topics"),
-        }
+        producer.topic_id.check_required(&format!("{key}.topic_id"), "required", faults);
         let is_used = settings.routes.values().any(|route| route.destination.route_name == *name)
             || faults.is_unreadable("routes");
         faults.require(is_used, &key, "no route leads here: remove it, or add a route");

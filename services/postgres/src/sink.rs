@@ -97,9 +97,9 @@ impl pipeline::Sink for Sink {
     type Key = ();
     type Batch = Batch;
     type EncodedBatch = EncodedBatch;
-    type Scratch = ();
+    type LaneState = ();
 
-    fn scratch(&self) {}
+    fn lane_state(&self) {}
 
     fn key(&self, _record: &Record) {}
 

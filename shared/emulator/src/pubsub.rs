@@ -139,10 +139,10 @@ impl PubSub {
         let (name, topic) = subscription.dead_letter_source();
         match self.topic(&topic) {
             Ok(topic) => {
-                let letters = exhausted
+                let dead_letters = exhausted
                     .iter()
                     .filter_map(|pending| with_dead_letter_attributes(&name, pending));
-                self.deliver(&topic, letters.collect());
+                self.deliver(&topic, dead_letters.collect());
             }
             // As at Google, a message that cannot be forwarded stays in its subscription.
             Err(error) => {

@@ -367,13 +367,13 @@ async fn a_message_that_is_nacked_too_often_becomes_a_dead_letter(cloud: &Cloud)
         handler.nack();
     }
     let mut stream = subscriber.subscribe(&buried).build();
-    let (letter, handler) = next(&mut stream).await;
+    let (dead_letter, handler) = next(&mut stream).await;
     handler.ack();
 
     assert_eq!(attempts, [1, 2, 3, 4, 5]);
-    assert_eq!(text(&letter), "data");
-    assert_eq!(letter.attributes["key"], "value");
-    let source = &letter.attributes["CloudPubSubDeadLetterSourceSubscription"];
+    assert_eq!(text(&dead_letter), "data");
+    assert_eq!(dead_letter.attributes["key"], "value");
+    let source = &dead_letter.attributes["CloudPubSubDeadLetterSourceSubscription"];
     assert_eq!(source, "strict");
 }
 

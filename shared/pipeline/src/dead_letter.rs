@@ -41,7 +41,7 @@ pub trait DeadLetters<E = Message>: Send + Sync + 'static {
     /// back-off, as long as the lease of the message lasts.
     fn write(
         &self,
-        letter: &DeadLetter<'_, E>,
+        dead_letter: &DeadLetter<'_, E>,
         time_limit: Duration,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 }
@@ -62,7 +62,7 @@ impl<D> Policy<D> {
     /// Returns the same policy with another destination.
     pub fn map<E>(self, change: impl FnOnce(D) -> E) -> Policy<E> {
         match self {
-            Self::Write(letters) => Policy::Write(change(letters)),
+            Self::Write(dead_letters) => Policy::Write(change(dead_letters)),
             Self::Leave => Policy::Leave,
             Self::Drop => Policy::Drop,
         }

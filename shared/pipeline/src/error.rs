@@ -11,8 +11,8 @@ pub enum Recovery {
     /// Give up this message, because it would fail in the same way every time. Holds the reason
     /// for the dead letter.
     Reject(Reason),
-    /// Nack the message at once, so that it is redelivered later. Waiting here would delay others.
-    HandBack,
+    /// Nack the message after a short hold, so that it is redelivered later. Waiting here would delay others.
+    Nack,
     /// Stop the service, because no message can succeed.
     Stop,
 }

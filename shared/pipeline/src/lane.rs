@@ -12,7 +12,7 @@
 //! There are three other ways:
 //!
 //! - `refuse` sends a message without a record to the dead letters.
-//! - `hand_back` holds a message, and `release_held` nacks it later.
+//! - `nack_later` holds a message, and `send_due_nacks` nacks it when its time has come.
 //! - `lose` takes the messages out of a batch after a panic, and `rebuild` transforms them again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -38,7 +38,7 @@ mod appending;
 mod clock;
 mod expiring;
 mod flushing;
-mod handing_back;
+mod nacking;
 mod open;
 mod order;
 mod rebuilding;
@@ -46,7 +46,7 @@ mod transforming;
 mod writing;
 
 use clock::Clock;
-use handing_back::Held;
+use nacking::DelayedNack;
 use open::OpenBatches;
 use order::Order;
 use transforming::Transformed;
@@ -57,7 +57,7 @@ pub(crate) struct Lane<T: Transform<E>, S: Sink<Record = T::Record>, D, E: Event
     shared: Arc<Shared<T, S, D>>,
     input: Option<mpsc::Receiver<Tracked<E>>>,
     heartbeat: Heartbeat,
-    scratch: S::Scratch,
+    sink_state: S::LaneState,
     open: OpenBatches<S, E>,
     clock: Clock<S::Key>,
     last_accepted: Instant,
@@ -76,7 +76,7 @@ pub(crate) struct Lane<T: Transform<E>, S: Sink<Record = T::Record>, D, E: Event
     /// may hold resources that writes wait for.
     leaving: FuturesUnordered<BoxFuture<'static, Vec<Keyed>>>,
     /// Messages that will be nacked, in order.
-    held: VecDeque<Held<E>>,
+    delayed_nacks: VecDeque<DelayedNack<E>>,
     /// Time at which a short lease may end in a batch that is not being written.
     give_up_at: Option<Instant>,
     /// Messages that wait for an earlier message of the same ordering key.
@@ -108,7 +108,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
     ) -> Self {
         Self {
             index,
-            scratch: shared.sink.scratch(),
+            sink_state: shared.sink.lane_state(),
             starved: shared.in_flight.starved(),
             freed: shared.memory.freed(),
             shared,
@@ -124,7 +124,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
             lost: VecDeque::new(),
             rebuilding: FuturesUnordered::new(),
             leaving: FuturesUnordered::new(),
-            held: VecDeque::new(),
+            delayed_nacks: VecDeque::new(),
             give_up_at: None,
             parked: HashMap::new(),
             resumable: Vec::new(),
@@ -138,7 +138,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
         while !self.is_drained() {
             self.heartbeat.beat();
             self.handle_next_event().await;
-            self.release_held();
+            self.send_due_nacks();
             self.nack_early();
             self.start_writes();
             // Must come before memory takes the free writes. Memory flushes the largest batches

@@ -135,12 +135,12 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// An action whose first attempts fail with these recoveries.
-    struct Scripted<'a> {
+    struct ScriptedAttempt<'a> {
         failures: std::slice::Iter<'a, Recovery>,
         attempts: &'a mut usize,
     }
 
-    impl Attempt for Scripted<'_> {
+    impl Attempt for ScriptedAttempt<'_> {
         type Done = ();
 
         async fn attempt(&mut self) -> Result<(), Failure> {
@@ -157,7 +157,7 @@ mod tests {
     async fn run(series: Series<'_>, failures: &[Recovery]) -> (usize, u64, bool) {
         let retried = series.metrics.retried.clone();
         let mut attempts = 0;
-        let action = Scripted { failures: failures.iter(), attempts: &mut attempts };
+        let action = ScriptedAttempt { failures: failures.iter(), attempts: &mut attempts };
         let is_done = series.run(action).await.is_ok();
         (attempts, retried.get_or_create(&ReasonLabel { reason: "write" }).get(), is_done)
     }
@@ -185,7 +185,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_error_that_does_not_ask_for_another_attempt_is_final() {
-        for recovery in [Recovery::HandBack, Recovery::Stop] {
+        for recovery in [Recovery::Nack, Recovery::Stop] {
             let metrics = Metrics::default();
 
             assert_eq!(run(series(&metrics), &[Recovery::Retry, recovery]).await, (2, 1, false));

@@ -60,7 +60,7 @@ pub trait Transform<E = Message>: Send + Sync + 'static {
     /// # Errors
     /// - `Reject` moves the message to the dead letters.
     /// - `Retry` calls `apply` again after a back-off, as long as the lease of the message lasts.
-    /// - `HandBack` nacks the message. If the message has an ordering key, or its deliveries are
+    /// - `Nack` nacks the message. If the message has an ordering key, or its deliveries are
     ///   counted, it is retried like `Retry` instead.
     /// - `Stop` nacks the message and stops the service.
     fn apply(&self, message: &E) -> impl Future<Output = Result<Step<Self::Record>, Error>> + Send;
@@ -73,7 +73,7 @@ pub enum PushError<R> {
     /// again.
     Full(R),
     /// No batch can take the record, and the batch stays as it was. With `Reject` the message goes to
-    /// the dead letters. With `Retry` and `HandBack` it is nacked later, and `Stop` stops the service.
+    /// the dead letters. With `Retry` and `Nack` it is nacked later, and `Stop` stops the service.
     Refused(Error),
 }
 
@@ -112,7 +112,7 @@ pub trait Sink: Send + Sync + 'static {
     /// A closed batch. Every attempt to write it sends the same bytes.
     type EncodedBatch: Send + Sync + 'static;
     /// State that the batches of a lane share, such as a compressor.
-    type Scratch: Send + 'static;
+    type LaneState: Send + 'static;
 
     /// True if the pipeline keeps each original message until its record is durable.
     ///
@@ -123,7 +123,7 @@ pub trait Sink: Send + Sync + 'static {
     const KEEPS_ORIGINALS: bool = true;
 
     /// Creates the state that the batches of one lane share.
-    fn scratch(&self) -> Self::Scratch;
+    fn lane_state(&self) -> Self::LaneState;
 
     /// Returns the key of the batch that this record belongs to.
     fn key(&self, record: &Self::Record) -> Self::Key;
@@ -147,11 +147,11 @@ pub trait Sink: Send + Sync + 'static {
         &self,
         batch: &mut Self::Batch,
         record: Self::Record,
-        scratch: &mut Self::Scratch,
+        state: &mut Self::LaneState,
     ) -> Result<usize, PushError<Self::Record>>;
 
     /// Closes a batch. After this call its content and its name are fixed.
-    fn encode(&self, batch: Self::Batch, scratch: &mut Self::Scratch) -> Self::EncodedBatch;
+    fn encode(&self, batch: Self::Batch, state: &mut Self::LaneState) -> Self::EncodedBatch;
 
     /// Returns the longest duration of one attempt to write a small batch.
     ///
@@ -176,7 +176,7 @@ pub trait Sink: Send + Sync + 'static {
     ///   messages last.
     /// - `Reject` splits the batch in halves and writes each half, until the bad record is alone.
     ///   That record becomes a dead letter. A batch that cannot be split is rejected as a whole.
-    /// - `HandBack` nacks all messages of the batch. The next batch is written at once, so a sink that
+    /// - `Nack` nacks all messages of the batch. The next batch is written at once, so a sink that
     ///   fails at once must wait itself.
     /// - `Stop` nacks them and stops the service.
     fn write(

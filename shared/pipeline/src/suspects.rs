@@ -72,7 +72,7 @@ const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 pub(crate) struct Suspects {
     file: File,
     /// Process ends of each suspect, by fingerprint.
-    suspects: HashMap<u64, Ends>,
+    suspects: HashMap<u64, EndCounts>,
     /// Maximum size of a batch with messages that were in a crashed batch once.
     company: u32,
     /// Position in the file where the lines of the first lane begin.
@@ -85,12 +85,12 @@ pub(crate) struct Suspects {
 
 /// Number of unclean process ends in a row at which a message was being processed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Ends {
+struct EndCounts {
     alone: u32,
     in_a_batch: u32,
 }
 
-impl Ends {
+impl EndCounts {
     fn is_aside(self) -> bool {
         self.alone >= MAX_CRASHES
     }
@@ -158,7 +158,7 @@ impl Suspects {
             );
         }
         let mut fresh = String::new();
-        for (fingerprint, Ends { alone, in_a_batch }) in &suspects {
+        for (fingerprint, EndCounts { alone, in_a_batch }) in &suspects {
             // Writing to a string cannot fail.
             let _infallible = writeln!(fresh, "suspect {fingerprint:016x} {alone} {in_a_batch}");
         }
@@ -193,7 +193,7 @@ impl Suspects {
                 let why = format!("it was at work when {count} processes in a row ended uncleanly");
                 return Err(Recovery::Reject(CRASHED).because("look into message", why));
             }
-            Some(Ends { alone: 0, in_a_batch: 1 }) => self.company,
+            Some(EndCounts { alone: 0, in_a_batch: 1 }) => self.company,
             Some(_) => 1,
         };
         Ok((fingerprint, max_batch))
@@ -259,7 +259,7 @@ impl Suspects {
 
 /// Returns the messages that were being processed when a process ended, each with its number of
 /// ends in a row. Lines in any other format are ignored.
-fn after_an_end(text: &[u8]) -> HashMap<u64, Ends> {
+fn after_an_end(text: &[u8]) -> HashMap<u64, EndCounts> {
     let Some(Left { suspects: before, lanes }) = read(text) else { return HashMap::new() };
     if lanes.is_empty() {
         return HashMap::new();
@@ -267,24 +267,24 @@ fn after_an_end(text: &[u8]) -> HashMap<u64, Ends> {
     // Excluded messages stay excluded while processes keep crashing. They are no longer processed,
     // so no lane records them.
     let aside = before.iter().filter(|(_, ends)| ends.is_aside()).take(MAX_ASIDE);
-    let mut suspects: HashMap<u64, Ends> = aside.map(|(key, ends)| (*key, *ends)).collect();
+    let mut suspects: HashMap<u64, EndCounts> = aside.map(|(key, ends)| (*key, *ends)).collect();
     // Two lanes may work on the same message if it has no id. One process end counts only once, as
     // the more serious kind.
     let is_alone = lanes.iter().filter(|at_work| at_work.len() == 1).flatten();
     let is_alone: HashSet<_> = is_alone.copied().collect();
     for fingerprint in lanes.into_iter().flatten() {
-        let Ends { mut alone, mut in_a_batch } =
+        let EndCounts { mut alone, mut in_a_batch } =
             before.get(&fingerprint).copied().unwrap_or_default();
         let count = if is_alone.contains(&fingerprint) { &mut alone } else { &mut in_a_batch };
         *count = count.saturating_add(1);
-        suspects.insert(fingerprint, Ends { alone, in_a_batch });
+        suspects.insert(fingerprint, EndCounts { alone, in_a_batch });
     }
     suspects
 }
 
 /// Content of the file that a process left.
 struct Left {
-    suspects: HashMap<u64, Ends>,
+    suspects: HashMap<u64, EndCounts>,
     /// Recorded fingerprints of each lane that had work.
     lanes: Vec<Vec<u64>>,
 }
@@ -300,8 +300,10 @@ fn read(text: &[u8]) -> Option<Left> {
     let suspect = |line: &str| {
         let mut words = line.strip_prefix("suspect ")?.split(' ');
         let fingerprint = hex(words.next()?)?;
-        let ends =
-            Ends { alone: words.next()?.parse().ok()?, in_a_batch: words.next()?.parse().ok()? };
+        let ends = EndCounts {
+            alone: words.next()?.parse().ok()?,
+            in_a_batch: words.next()?.parse().ok()?,
+        };
         Some((fingerprint, ends))
     };
     let suspects = String::from_utf8_lossy(suspects).lines().filter_map(suspect).collect();

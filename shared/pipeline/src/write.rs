@@ -233,7 +233,7 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
                         let entries = self.unwritten(part, std::mem::take(&mut parts));
                         return Some(Unwritten { entries, reason: "stop", reservation });
                     }
-                    retry @ (Recovery::Retry | Recovery::HandBack) => {
+                    retry @ (Recovery::Retry | Recovery::Nack) => {
                         let reason = if retry == Recovery::Retry { "lease" } else { "asked" };
                         // In an ordered batch, the parts behind this one would overtake it.
                         let behind = parts.extract_if(.., |_| is_ordered).collect();
@@ -242,7 +242,7 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
                             return Some(Unwritten { entries, reason, reservation });
                         }
                         // None of them is ordered, so the lane need not know of them.
-                        let _keyed = self.hand_back(entries, reason).await;
+                        let _keyed = self.nack_later(entries, reason).await;
                     }
                 },
             }
@@ -330,7 +330,7 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
     }
 
     /// Nacks these messages after a pause of [`HOLD`]. Returns the ordered ones among them.
-    pub(crate) async fn hand_back(
+    pub(crate) async fn nack_later(
         &self,
         entries: Vec<Entry<E>>,
         reason: &'static str,

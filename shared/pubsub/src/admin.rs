@@ -36,12 +36,12 @@ pub(crate) enum Audience {
 /// Reason why a resource was not seen. `code` is Pub/Sub's code, if it answered.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
-pub(crate) struct Unseen {
+pub(crate) struct LookupError {
     pub(crate) code: Option<Code>,
     why: String,
 }
 
-impl Unseen {
+impl LookupError {
     fn silent(error: impl std::error::Error + 'static) -> Self {
         Self { code: None, why: no_answer(&error) }
     }
@@ -147,19 +147,19 @@ impl Admin {
     pub(crate) async fn find_subscription(
         &self,
         name: &str,
-    ) -> Result<model::Subscription, Unseen> {
-        let clients = self.0.lease().await.map_err(Unseen::silent)?;
+    ) -> Result<model::Subscription, LookupError> {
+        let clients = self.0.lease().await.map_err(LookupError::silent)?;
         let asked = clients.subscriptions.get_subscription().set_subscription(name).send();
         let asked = timeout(TIMEOUT, asked).await;
         if asked.is_ok() {
             clients.done();
         }
-        asked.map_err(Unseen::silent)?.map_err(|error| Unseen::of(name, &error))
+        asked.map_err(LookupError::silent)?.map_err(|error| LookupError::of(name, &error))
     }
 
     /// Returns true if we have a permission on a resource, or the reason why Pub/Sub does not tell.
-    pub(crate) async fn may(&self, name: &str, permission: &str) -> Result<bool, Unseen> {
-        let clients = self.0.lease().await.map_err(Unseen::silent)?;
+    pub(crate) async fn may(&self, name: &str, permission: &str) -> Result<bool, LookupError> {
+        let clients = self.0.lease().await.map_err(LookupError::silent)?;
         let asked = clients
             .rights
             .test_iam_permissions()
@@ -170,7 +170,8 @@ impl Admin {
         if asked.is_ok() {
             clients.done();
         }
-        let granted = asked.map_err(Unseen::silent)?.map_err(|error| Unseen::of(name, &error))?;
+        let granted =
+            asked.map_err(LookupError::silent)?.map_err(|error| LookupError::of(name, &error))?;
         Ok(granted.permissions.iter().any(|granted| granted == permission))
     }
 }
@@ -211,7 +212,7 @@ impl Clients {
             Ok(found) => Ok(Listener::of(&found)),
             Err(error) => match code(&error) {
                 Some(Code::NotFound) => Ok(Listener::None),
-                Some(Code::PermissionDenied | Code::Unauthenticated) => Ok(Listener::Unseen),
+                Some(Code::PermissionDenied | Code::Unauthenticated) => Ok(Listener::Unknown),
                 _ => Err(error),
             },
         }
@@ -228,7 +229,7 @@ enum Listener {
     /// Messages that pass its filter. Pub/Sub drops the others.
     Some,
     /// Unknown, because we may not see the subscription.
-    Unseen,
+    Unknown,
     None,
 }
 
@@ -248,13 +249,13 @@ fn judge(topic: &TopicName, listeners: &[(String, Listener)]) -> Audience {
         let named = listeners.iter().filter(move |(_, listener)| *listener == wanted);
         named.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
     };
-    let (filtered, unseen) = (named(Listener::Some), named(Listener::Unseen));
+    let (filtered, unknown) = (named(Listener::Some), named(Listener::Unknown));
     if !filtered.is_empty() {
         let why = "what its filter does not let pass may be seen by nobody";
         return Audience::Unchecked(format!("{why}: {filtered}"));
     }
-    if !unseen.is_empty() {
-        return Audience::Unchecked(format!("no right to see whether it has a filter: {unseen}"));
+    if !unknown.is_empty() {
+        return Audience::Unchecked(format!("no right to see whether it has a filter: {unknown}"));
     }
     Audience::Nobody(format!("{topic} has neither a subscription nor retention"))
 }
@@ -284,7 +285,7 @@ pub(crate) async fn subscription_watcher(
             "{name} has no dead-letter policy, which `dead_letters: subscription` needs"
         )),
         Ok(_) => Ok(()),
-        Err(unseen) => Err(unseen.to_string()),
+        Err(unknown) => Err(unknown.to_string()),
     };
     condition.watch(check, PAUSES).await;
 }
@@ -299,8 +300,9 @@ mod tests {
     fn advice_depends_on_whether_pubsub_has_answered() {
         let emulator =
             Endpoint { endpoint: Some("http://localhost:1".into()), ..Endpoint::default() };
-        let advice =
-            |code| Unseen { code, why: "words".into() }.advice(&emulator, "name another with --x");
+        let advice = |code| {
+            LookupError { code, why: "words".into() }.advice(&emulator, "name another with --x")
+        };
 
         assert_eq!(advice(Some(Code::NotFound)), "name another with --x");
         let denied = advice(Some(Code::PermissionDenied));
@@ -316,9 +318,9 @@ mod tests {
 
     #[test]
     fn advice_about_missing_credentials_is_not_repeated() {
-        let unseen = Unseen { code: None, why: format!("{} (words)", credentials::MISSING) };
+        let error = LookupError { code: None, why: format!("{} (words)", credentials::MISSING) };
 
-        assert_eq!(unseen.advice(&Endpoint::default(), "name another"), "then run it again");
+        assert_eq!(error.advice(&Endpoint::default(), "name another"), "then run it again");
     }
 
     #[test]
@@ -369,7 +371,7 @@ mod tests {
 
         let gone = judged(&[("gone", Listener::None)]);
         assert!(matches!(gone, Audience::Nobody(why) if why.contains("projects/p/topics/topic")));
-        for listener in [Listener::Some, Listener::Unseen] {
+        for listener in [Listener::Some, Listener::Unknown] {
             let doubtful = judged(&[("gone", Listener::None), ("doubtful", listener)]);
             let Audience::Unchecked(why) = doubtful else { panic!("{doubtful:?}") };
             assert!(why.ends_with(": doubtful"), "{why}");

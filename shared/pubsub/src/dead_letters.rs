@@ -35,7 +35,7 @@ impl DeadLetters {
     /// watches.
     ///
     /// # Errors
-    /// `Stop` without credentials for the bucket.
+    /// `Stop` without credentials for the bucket, and for settings that nobody has checked.
     pub async fn policy(
         dead_letters: &DeadLetterConfig,
         project: &str,
@@ -43,15 +43,16 @@ impl DeadLetters {
         guard: &TopicGuard,
         storage: &storage::Endpoint,
     ) -> Result<Policy<Self>, Error> {
+        let bucket = match dead_letters.bucket()? {
+            Some(name) => Some(Bucket::new(name, storage).await?),
+            None => None,
+        };
         Ok(match dead_letters {
-            DeadLetterConfig::Topic { topic_id, bucket } => Policy::Write(Self {
+            DeadLetterConfig::Topic { topic_id, .. } => Policy::Write(Self {
                 publishers: publishers.clone(),
                 guard: guard.clone(),
-                topic: TopicName::new(project, topic_id),
-                bucket: match bucket {
-                    Some(name) => Some(Bucket::new(name, storage).await?),
-                    None => None,
-                },
+                topic: topic_id.value(DeadLetterConfig::TOPIC_KEY)?.name(project),
+                bucket,
             }),
             DeadLetterConfig::Keyword(Keyword::Subscription) => Policy::Leave,
             DeadLetterConfig::Keyword(Keyword::Drop) => Policy::Drop,
@@ -63,15 +64,15 @@ impl DeadLetters {
     async fn store(
         &self,
         bucket: &Bucket,
-        letter: &DeadLetter<'_>,
+        dead_letter: &DeadLetter<'_>,
         content: &Bytes,
     ) -> Result<String, Error> {
-        let name = format!("dead-letters/{}/{}", letter.service, form::hash(content));
+        let name = format!("dead-letters/{}/{}", dead_letter.service, form::hash(content));
         let object = Object {
             name: name.clone(),
             content: content.clone(),
             content_type: "application/octet-stream",
-            metadata: vec![("dl_reason", letter.reason.to_string())],
+            metadata: vec![("dl_reason", dead_letter.reason.to_string())],
             may_exist: AtomicBool::new(true),
         };
         bucket.create(&object).await?;
@@ -81,16 +82,17 @@ impl DeadLetters {
 
 impl pipeline::DeadLetters for DeadLetters {
     /// Dropping the call cancels it, so it needs no time limit of its own.
-    async fn write(&self, letter: &DeadLetter<'_>, _: Duration) -> Result<(), Error> {
+    async fn write(&self, dead_letter: &DeadLetter<'_>, _: Duration) -> Result<(), Error> {
         self.guard.pass(&self.topic)?;
-        let form::Content { data, attributes } = match (Draft::new(letter).finish(), &self.bucket) {
-            (Ok(content), _) => content,
-            (Err(too_big), None) => too_big.cut(),
-            (Err(too_big), Some(bucket)) => {
-                let object = self.store(bucket, letter, too_big.content()).await?;
-                too_big.in_object(&object)
-            }
-        };
+        let form::Content { data, attributes } =
+            match (Draft::new(dead_letter).finish(), &self.bucket) {
+                (Ok(content), _) => content,
+                (Err(too_big), None) => too_big.cut(),
+                (Err(too_big), Some(bucket)) => {
+                    let object = self.store(bucket, dead_letter, too_big.content()).await?;
+                    too_big.in_object(&object)
+                }
+            };
         let topic = self.topic.clone();
         let outgoing = Outgoing { topic, data, attributes, ordering_key: String::new() };
         self.publishers.publish(&self.topic, &[outgoing]).await

@@ -11,7 +11,7 @@ use crate::admin::{Admin, subscription_watcher};
 use crate::connection::Connection;
 use crate::dead_letters::DeadLetters;
 use crate::guard::TopicGuard;
-use crate::names::{TopicName, full_name};
+use crate::names::TopicName;
 use crate::preflight::Preflight;
 use crate::publishers::Publishers;
 use crate::settings::{DeadLetterConfig, IntakeSettings, Keyword};
@@ -72,7 +72,7 @@ impl<'a> Intake<'a> {
 
         let connection = Connection::new(pubsub.clone());
         let admin = Admin::new(&connection).await?;
-        let topics: Vec<_> = topics.into_iter().chain(dead_letters.topic(self.project)).collect();
+        let topics: Vec<_> = topics.into_iter().chain(dead_letters.topic(self.project)?).collect();
         let guard = TopicGuard::new(topics.clone());
         if !topics.is_empty() {
             let condition = context.health.condition("topics");
@@ -96,7 +96,7 @@ impl<'a> Intake<'a> {
         };
         watchers.spawn(subscription_watcher(
             admin,
-            full_name(self.project, "subscriptions", &subscription.id),
+            subscription.name(self.project)?,
             *dead_letters == DeadLetterConfig::Keyword(Keyword::Subscription),
             condition,
         ));

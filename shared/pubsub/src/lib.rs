@@ -26,7 +26,7 @@ pub use connection::Connection;
 pub use dead_letters::DeadLetters;
 pub use guard::TopicGuard;
 pub use intake::{Intake, Opened, Reads};
-pub use names::TopicName;
+pub use names::{SubscriptionId, TopicId, TopicName};
 pub use outgoing::Outgoing;
 pub use preflight::Preflight;
 pub use publishers::Publishers;

@@ -8,7 +8,7 @@ use storage::Bucket;
 
 use crate::admin::{Admin, Audience};
 use crate::connection::Connection;
-use crate::names::{TopicName, full_name};
+use crate::names::TopicName;
 use crate::settings::{DeadLetterConfig, Endpoint, Keyword, Subscription};
 
 /// Least role needed on a topic that is published to.
@@ -39,42 +39,47 @@ impl Preflight<'_> {
     /// Checks all of these resources.
     ///
     /// # Errors
-    /// No client can be built.
+    /// No client can be built, or nobody has checked these settings.
     pub async fn check(&self) -> Result<Vec<Dependency>, Error> {
         let admin = Admin::new(&Connection::new(self.pubsub.clone())).await?;
         let mut dependencies = Vec::new();
         if let Some(subscription) = self.subscription {
-            dependencies.push(self.subscription(&admin, &subscription.id).await);
+            dependencies.push(self.subscription(&admin, subscription.name(self.project)?).await);
         }
-        let dead_letters =
-            self.dead_letters.and_then(|dead_letters| dead_letters.topic(self.project));
+        let dead_letters = self
+            .dead_letters
+            .map(|dead_letters| dead_letters.topic(self.project))
+            .transpose()?
+            .flatten();
         for topic in self.topics.iter().chain(&dead_letters) {
             dependencies.push(topic_dependency(&admin, topic).await);
         }
-        if let Some(DeadLetterConfig::Topic { bucket: Some(bucket), .. }) = self.dead_letters {
+        let bucket = self.dead_letters.map(DeadLetterConfig::bucket).transpose()?.flatten();
+        if let Some(bucket) = bucket {
             dependencies.push(Bucket::new(bucket, self.storage).await?.dependency().await);
         }
         Ok(dependencies)
     }
 
-    async fn subscription(&self, admin: &Admin, id: &str) -> Dependency {
-        let name = full_name(self.project, "subscriptions", id);
-        let leaves_letters =
+    async fn subscription(&self, admin: &Admin, name: String) -> Dependency {
+        let leaves_dead_letters =
             self.dead_letters == Some(&DeadLetterConfig::Keyword(Keyword::Subscription));
         let state = match admin.find_subscription(&name).await {
             Ok(found) if found.topic == "_deleted-topic_" => {
                 State::Differs("its topic was deleted: nothing will come".into())
             }
-            Ok(found) if leaves_letters && found.dead_letter_policy.is_none() => State::Differs(
-                "it has no dead-letter policy, which `dead_letters: subscription` needs".into(),
-            ),
+            Ok(found) if leaves_dead_letters && found.dead_letter_policy.is_none() => {
+                State::Differs(
+                    "it has no dead-letter policy, which `dead_letters: subscription` needs".into(),
+                )
+            }
             Ok(_) => rights(admin, &name, "pubsub.subscriptions.consume", SUBSCRIBER).await,
-            Err(unseen) => match unseen.code {
+            Err(error) => match error.code {
                 Some(Code::NotFound) => State::Missing("it does not exist".into()),
                 Some(Code::PermissionDenied) => {
                     State::Unchecked(format!("no right to see it ({VIEWER})"))
                 }
-                _ => State::Unreachable(unseen.to_string()),
+                _ => State::Unreachable(error.to_string()),
             },
         };
         Dependency { kind: "subscription", name, roles: &[SUBSCRIBER, VIEWER], state }
@@ -96,10 +101,8 @@ async fn topic_dependency(admin: &Admin, topic: &TopicName) -> Dependency {
 /// Checks that we have the permission that the service needs.
 async fn rights(admin: &Admin, name: &str, permission: &str, role: &str) -> State {
     match admin.may(name, permission).await {
-        Err(unseen)
-            if !matches!(unseen.code, Some(Code::PermissionDenied | Code::Unimplemented)) =>
-        {
-            State::Unreachable(unseen.to_string())
+        Err(error) if !matches!(error.code, Some(Code::PermissionDenied | Code::Unimplemented)) => {
+            State::Unreachable(error.to_string())
         }
         may => State::of_right(permission, role, may),
     }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use pipeline::{Error, Limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::Faults;
 use service::cloud::Api;
 use service::google::{Access, EndpointUrl, Login};
 use service::settings::{Parsed, Variable, VariableKind};
+use service::{Faults, WrongSettings};
+use storage::BucketName;
 
-use crate::names::TopicName;
+use crate::names::{SubscriptionId, TopicId, TopicName};
 
 /// Maximum of `subscription.max_outstanding_bytes`: 64 GiB, more than any process can hold.
 const MAX_OUTSTANDING_BYTES: usize = 68_719_476_736;
@@ -102,7 +103,7 @@ impl Endpoint {
 #[serde(default)]
 pub struct Subscription {
     /// Id of the subscription in the project, or its full name. Required.
-    pub id: String,
+    pub id: Parsed<SubscriptionId>,
     /// Number of streams that are read side by side; 1 to 32.
     pub streams: usize,
     /// Maximum unacknowledged messages that Pub/Sub delivers over all streams; one per stream to
@@ -133,7 +134,7 @@ pub struct Subscription {
 impl Default for Subscription {
     fn default() -> Self {
         Self {
-            id: String::new(),
+            id: Parsed::default(),
             streams: 2,
             max_outstanding_messages: 10_000,
             max_outstanding_bytes: 100 * 1024 * 1024,
@@ -145,6 +146,16 @@ impl Default for Subscription {
 }
 
 impl Subscription {
+    const ID_KEY: &str = "subscription.id";
+
+    /// Returns the full name.
+    ///
+    /// # Errors
+    /// The id is wrong, and nobody has checked these settings.
+    pub fn name(&self, project: &str) -> Result<String, WrongSettings> {
+        Ok(self.id.value(Self::ID_KEY)?.name(project))
+    }
+
     /// Returns the silence after which a stream from `endpoint` is replaced.
     pub(crate) fn idle_timeout(&self, endpoint: &Endpoint) -> Duration {
         let default =
@@ -158,8 +169,9 @@ impl Subscription {
         let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
         let extension = Duration::from_secs(10)..=Duration::from_secs(600);
         let idle = Duration::from_secs(1)..=hour;
+        let required = "required: the subscription to read from";
+        self.id.check_required(Self::ID_KEY, required, faults);
         let checks = [
-            (!self.id.is_empty(), "id", "required: the subscription to read from"),
             ((1..=32).contains(&self.streams), "streams", "must be 1 to 32"),
             (
                 (self.streams.max(1)..=1_000_000).contains(&self.max_outstanding_messages),
@@ -182,9 +194,6 @@ impl Subscription {
         for (is_right, key, right) in checks {
             faults.require(is_right, &format!("subscription.{key}"), right);
         }
-        if !self.id.is_empty() {
-            faults.resource("subscription.id", &self.id, "subscriptions");
-        }
         // The time for the last two attempts is reserved at the end of the lease.
         let least = limits.lease_margin().saturating_add(limits.attempt_timeout);
         let right = "must be at least three times pipeline.attempt_timeout: make it longer, or the \
@@ -203,11 +212,11 @@ pub enum DeadLetterConfig {
     /// A separate topic.
     Topic {
         /// Id of the topic in the project, or its full name.
-        topic_id: String,
+        topic_id: Parsed<TopicId>,
         /// Bucket for messages that are too big for Pub/Sub. Without one, the dead letter holds
         /// only the first 1 MB.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        bucket: Option<String>,
+        bucket: Option<Parsed<BucketName>>,
     },
     /// A keyword instead of a topic.
     Keyword(Keyword),
@@ -224,6 +233,9 @@ pub enum Keyword {
 }
 
 impl DeadLetterConfig {
+    pub(crate) const TOPIC_KEY: &str = "dead_letters.topic_id";
+    const BUCKET_KEY: &str = "dead_letters.bucket";
+
     /// Reports faults in these settings, under the key `dead_letters`.
     pub fn check(dead_letters: Option<&Self>, may_leave: bool, faults: &mut Faults) {
         const KEY: &str = "dead_letters";
@@ -231,16 +243,11 @@ impl DeadLetterConfig {
             "required: `{topic_id: ...}`, or `subscription`, or `drop` (messages may be lost)";
         match dead_letters {
             None => faults.add(KEY, CHOICES),
-            Some(Self::Topic { topic_id, .. }) if topic_id.is_empty() => {
-                faults.add("dead_letters.topic_id", "must not be empty");
-            }
-            Some(Self::Topic { bucket: Some(bucket), .. }) if bucket.is_empty() => {
-                faults.add("dead_letters.bucket", "must not be empty; leave it out for none");
-            }
             Some(Self::Topic { topic_id, bucket }) => {
-                faults.resource("dead_letters.topic_id", topic_id, "topics");
+                topic_id.check_required(Self::TOPIC_KEY, "must not be empty", faults);
                 if let Some(bucket) = bucket {
-                    faults.bucket("dead_letters.bucket", bucket);
+                    let required = "must not be empty; leave it out for none";
+                    bucket.check_required(Self::BUCKET_KEY, required, faults);
                 }
             }
             Some(Self::Keyword(Keyword::Subscription)) if !may_leave => {
@@ -252,11 +259,28 @@ impl DeadLetterConfig {
     }
 
     /// Returns the topic of the dead letters, if they have one.
-    #[must_use]
-    pub fn topic(&self, project: &str) -> Option<TopicName> {
+    ///
+    /// # Errors
+    /// Its id is wrong, and nobody has checked these settings.
+    pub fn topic(&self, project: &str) -> Result<Option<TopicName>, WrongSettings> {
         match self {
-            Self::Topic { topic_id, .. } => Some(TopicName::new(project, topic_id)),
-            Self::Keyword(_) => None,
+            Self::Topic { topic_id, .. } => {
+                Ok(Some(topic_id.value(Self::TOPIC_KEY)?.name(project)))
+            }
+            Self::Keyword(_) => Ok(None),
+        }
+    }
+
+    /// Returns the bucket for dead letters that are too big for Pub/Sub, if they have one.
+    ///
+    /// # Errors
+    /// Its name is wrong, and nobody has checked these settings.
+    pub fn bucket(&self) -> Result<Option<&BucketName>, WrongSettings> {
+        match self {
+            Self::Topic { bucket, .. } => {
+                bucket.as_ref().map(|bucket| bucket.value(Self::BUCKET_KEY)).transpose()
+            }
+            Self::Keyword(_) => Ok(None),
         }
     }
 
@@ -305,7 +329,7 @@ mod tests {
     #[test]
     fn each_bound_of_a_subscription_is_named_when_it_is_passed() {
         assert!(of_subscription(|_| {}).is_empty());
-        assert_eq!(of_subscription(|s| s.id.clear()), ["subscription.id"]);
+        assert_eq!(of_subscription(|s| s.id = Parsed::default()), ["subscription.id"]);
         let durations: [(&str, u64, u64, Field<Duration>); 3] = [
             ("max_lease", 60, 3600, |s| &mut s.max_lease),
             ("lease_extension", 10, 600, |s| &mut s.lease_extension),
@@ -383,7 +407,7 @@ mod tests {
     #[test]
     fn an_empty_id_of_dead_letters_is_refused_with_its_own_words() {
         let lines = |topic_id: &str, bucket: Option<&str>| {
-            let bucket = bucket.map(str::to_owned);
+            let bucket = bucket.map(Into::into);
             let dead_letters = DeadLetterConfig::Topic { topic_id: topic_id.into(), bucket };
             let mut faults = Faults::default();
             DeadLetterConfig::check(Some(&dead_letters), true, &mut faults);
@@ -393,6 +417,7 @@ mod tests {
         assert_eq!(lines("", Some("b")), ["dead_letters.topic_id: must not be empty"]);
         let bucket = "dead_letters.bucket: must not be empty; leave it out for none";
         assert_eq!(lines("t", Some("")), [bucket]);
+        assert_eq!(lines("", Some("")), ["dead_letters.topic_id: must not be empty", bucket]);
         let wrong = lines("1", None);
         assert!(wrong[0].starts_with("dead_letters.topic_id: must begin with"), "{wrong:?}");
     }
@@ -401,7 +426,7 @@ mod tests {
     fn every_service_says_where_its_dead_letters_go() {
         let topic = |id: &str, bucket: Option<&str>| DeadLetterConfig::Topic {
             topic_id: id.into(),
-            bucket: bucket.map(str::to_owned),
+            bucket: bucket.map(Into::into),
         };
         let faults = |dead_letters: Option<DeadLetterConfig>, may_leave| {
             faulty(|faults| DeadLetterConfig::check(dead_letters.as_ref(), may_leave, faults))
@@ -419,8 +444,8 @@ mod tests {
             assert!(faults(Some(right), true).is_empty());
         }
         assert!(faults(Some(drop.clone()), false).is_empty());
-        assert_eq!(topic("t", None).topic("p"), Some(TopicName::new("p", "t")));
-        assert_eq!(leave.topic("p"), None);
+        assert_eq!(topic("t", None).topic("p").unwrap(), Some(TopicName::new("p", "t")));
+        assert_eq!(leave.topic("p").unwrap(), None);
         let guarantees = [
             (topic("t", None), "dead letters go to t; of what is too big, the first 1 MB"),
             (topic("t", Some("b")), "dead letters go to t; what is too big, to gs://b"),

@@ -40,9 +40,9 @@ impl pipeline::Sink for Sink {
     type Key = TopicName;
     type Batch = Batch;
     type EncodedBatch = Batch;
-    type Scratch = ();
+    type LaneState = ();
 
-    fn scratch(&self) {}
+    fn lane_state(&self) {}
 
     fn key(&self, record: &Outgoing) -> TopicName {
         record.topic.clone()

@@ -1,7 +1,7 @@
 //! Reads a subscription over several streams, and rebuilds streams that end.
 
-mod held;
 mod leases;
+mod outstanding;
 mod reader;
 #[cfg(test)]
 mod scripted;
@@ -20,7 +20,6 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::connection::Connection;
-use crate::names::full_name;
 use crate::settings::Subscription;
 use leases::Leases;
 use reader::StreamReader;
@@ -89,7 +88,7 @@ impl Source {
         settings: &Subscription,
         metrics: SourceMetrics,
     ) -> Result<Self, Error> {
-        let name = full_name(project, "subscriptions", &settings.id);
+        let name = settings.name(project)?;
         let (own, subscription) = (connection.clone(), name.clone());
         let subscriber = Renewable::open(move || {
             let (connection, subscription) = (own.clone(), subscription.clone());

@@ -92,8 +92,7 @@ impl Access {
         endpoint: Option<&Parsed<EndpointUrl>>,
         login: Option<Login>,
     ) -> Result<Self, Error> {
-        let url = endpoint.map(|endpoint| endpoint.value("endpoint")).transpose();
-        let url = url.map_err(|wrong| Recovery::Stop.because("read settings", wrong))?;
+        let url = endpoint.map(|endpoint| endpoint.value("endpoint")).transpose()?;
         let credentials = match login.unwrap_or_else(|| Login::of(endpoint)) {
             Login::Anonymous => None,
             Login::ApplicationDefault => Some(default_credentials().build().map_err(|error| {

@@ -96,7 +96,7 @@ impl<C: Send + Sync + 'static> Renewable<C> {
                 }
                 let retry = |error: Error| match error.recovery() {
                     Recovery::Stop => error.with_recovery(Recovery::Retry),
-                    Recovery::Retry | Recovery::Reject(_) | Recovery::HandBack => error,
+                    Recovery::Retry | Recovery::Reject(_) | Recovery::Nack => error,
                 };
                 building.map(move |built| built.map_err(retry)).boxed()
             }

@@ -214,9 +214,9 @@ impl Sink for Destination {
     type Key = ();
     type Batch = ();
     type EncodedBatch = ();
-    type Scratch = ();
+    type LaneState = ();
 
-    fn scratch(&self) {}
+    fn lane_state(&self) {}
 
     fn key(&self, (): &()) {}
 

@@ -15,6 +15,7 @@ use service::renewable::Renewable;
 use service::tools::preflight::State;
 use service::{Condition, Dependency, Pauses, credentials};
 
+use crate::name::BucketName;
 use crate::settings::Endpoint;
 
 /// Reason of a 412 if an object of this name exists. Other reasons are policies of an organization
@@ -49,7 +50,7 @@ pub struct Bucket {
     storage: Renewable<Storage>,
     client: reqwest::Client,
     access: Access,
-    name: String,
+    name: BucketName,
     url: String,
 }
 
@@ -114,7 +115,7 @@ impl Bucket {
     ///
     /// # Errors
     /// `Stop` if no client can be built, for example without credentials.
-    pub async fn new(name: &str, settings: &Endpoint) -> Result<Self, Error> {
+    pub async fn new(name: &BucketName, settings: &Endpoint) -> Result<Self, Error> {
         let access = Access::find(settings.endpoint.as_ref(), settings.credentials).await?;
         let url = format!("{}/storage/v1/b/{name}", access.url("storage"));
         let storage = Renewable::open({
@@ -130,7 +131,7 @@ impl Bucket {
                 .build()
                 .map_err(|error| Recovery::Stop.because("build HTTP client", error))?,
             access,
-            name: name.to_owned(),
+            name: name.clone(),
             url,
         })
     }
@@ -214,7 +215,7 @@ impl Bucket {
     /// Returns the name of the bucket.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        self.name.as_str()
     }
 
     /// Waits until the bucket exists.

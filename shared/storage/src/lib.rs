@@ -4,7 +4,9 @@
 //! writes its archive this way. Dead letters that are too big for Pub/Sub are stored the same way.
 
 mod bucket;
+mod name;
 mod settings;
 
 pub use bucket::{Bucket, Object};
+pub use name::BucketName;
 pub use settings::Endpoint;

@@ -105,7 +105,7 @@ impl Case {
 
     fn settings(&self, env: &FlowEnv) -> Settings {
         let mut settings = env.bigqueries();
-        settings.intake.subscription.id = env.cloud.name(&self.name());
+        settings.intake.subscription.id = env.cloud.name(&self.name()).into();
         settings.table = TableSettings {
             id: self.name(),
             columns: self.columns(),

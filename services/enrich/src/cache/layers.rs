@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use super::Freshness;
 use super::breaker::Breaker;
-use super::flights::Flights;
 use super::memory::Memory;
 use super::redis::Redis;
+use super::single_flight::SingleFlight;
 use crate::metrics::Metrics;
 
 /// State that all lookups share.
@@ -19,7 +19,7 @@ pub(super) struct Layers<F> {
     pub source: F,
     pub source_breaker: Breaker,
     pub freshness: Freshness,
-    pub flights: Flights,
+    pub reads: SingleFlight,
     pub metrics: Metrics,
     /// Key that the source failed to answer. The probe asks for it when no message does.
     pub unanswered: Mutex<Option<Arc<str>>>,

@@ -9,12 +9,12 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::breaker::Breaker;
-use super::flights::{Flight, Flights};
 use super::layers::Layers;
 use super::memory::Memory;
 use super::reader::Reader;
 use super::redis::Redis;
 use super::settings::LookupSettings;
+use super::single_flight::{KeyRead, SingleFlight};
 use super::{Document, Entry, Fetch, LayerError, State};
 use crate::metrics::Metrics;
 
@@ -24,7 +24,7 @@ const WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// Lookup of documents by key. Clones share the caches.
 pub struct Lookup<F> {
     pub(super) layers: Arc<Layers<F>>,
-    wanted: mpsc::UnboundedSender<Arc<Flight>>,
+    wanted: mpsc::UnboundedSender<Arc<KeyRead>>,
     waiting: Arc<AtomicUsize>,
     max_waiting: usize,
 }
@@ -68,7 +68,7 @@ impl<F: Fetch> Lookup<F> {
             source,
             source_breaker: Breaker::new("source"),
             freshness: settings.freshness.clone(),
-            flights: Flights::default(),
+            reads: SingleFlight::default(),
             metrics,
             unanswered: Mutex::default(),
         });
@@ -85,7 +85,7 @@ impl<F: Fetch> Lookup<F> {
     /// Waits for as long as the source cannot be asked. Cancel safe.
     ///
     /// # Errors
-    /// Fails with `HandBack` when too many messages wait for the source already, and with `Stop`
+    /// Fails with `Nack` when too many messages wait for the source already, and with `Stop`
     /// when the reading task has ended.
     pub async fn document(&self, key: &str) -> Result<Option<Arc<Document>>, Error> {
         let layers = &self.layers;
@@ -125,13 +125,13 @@ impl<F: Fetch> Lookup<F> {
 
     /// Removes a key from this process.
     pub(super) fn forget(&self, key: &str) {
-        self.layers.flights.invalidate(key);
+        self.layers.reads.invalidate(key);
         self.layers.memory.remove(key);
     }
 
     /// Removes all keys from this process.
     pub(super) fn forget_all(&self) {
-        self.layers.flights.invalidate_all();
+        self.layers.reads.invalidate_all();
         self.layers.memory.clear();
     }
 
@@ -187,13 +187,13 @@ impl<F: Fetch> Lookup<F> {
     async fn wait(&self, key: &Arc<str>) -> Result<Option<Arc<Document>>, Error> {
         let mut is_waiting = None;
         loop {
-            let (landed, new) = self.layers.flights.join(key);
-            if let Some(flight) = new
-                && let Some(entry) = self.start(flight)?
+            let (answer, new) = self.layers.reads.join(key);
+            if let Some(read) = new
+                && let Some(entry) = self.start(read)?
             {
                 return Ok(self.hit(entry, "memory", OffsetDateTime::now_utc()));
             }
-            if let Ok(Some(entry)) = landed.await {
+            if let Ok(Some(entry)) = answer.await {
                 return Ok(entry.document);
             }
             if is_waiting.is_none() {
@@ -206,19 +206,19 @@ impl<F: Fetch> Lookup<F> {
 
     /// Starts a newly registered read. If another read has ended since memory was asked, its entry
     /// is returned instead.
-    fn start(&self, flight: Arc<Flight>) -> Result<Option<Entry>, Error> {
-        let (layers, key) = (&self.layers, &flight.key);
+    fn start(&self, read: Arc<KeyRead>) -> Result<Option<Entry>, Error> {
+        let (layers, key) = (&self.layers, &read.key);
         let find = || {
             let entry = layers.memory.get(key)?;
             let state = layers.freshness.state(key, &entry, OffsetDateTime::now_utc());
             (state == State::Fresh).then_some(entry)
         };
-        if let Some(entry) = layers.flights.end_with(&flight, find) {
+        if let Some(entry) = layers.reads.complete_with(&read, find) {
             return Ok(Some(entry));
         }
         // For example, a custom source has panicked.
         let ended = |_| Recovery::Stop.because("look up", "the reader has ended");
-        self.wanted.send(flight).map_err(ended)?;
+        self.wanted.send(read).map_err(ended)?;
         Ok(None)
     }
 
@@ -226,16 +226,16 @@ impl<F: Fetch> Lookup<F> {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             let why = self.source_outage().unwrap_or_else(|| "the source fails".into());
-            return Err(Recovery::HandBack.because("look up", why));
+            return Err(Recovery::Nack.because("look up", why));
         }
         Ok(Waiting(&self.waiting))
     }
 
     fn refresh(&self, key: &str) {
-        if let Some(flight) = self.layers.flights.begin(&Arc::from(key))
-            && self.start(Arc::clone(&flight)).is_err()
+        if let Some(read) = self.layers.reads.start(&Arc::from(key))
+            && self.start(Arc::clone(&read)).is_err()
         {
-            self.layers.flights.land(&flight);
+            self.layers.reads.complete(&read);
         }
     }
 
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_landed_since_memory_was_asked_is_not_read_again() {
+    fn what_was_read_since_memory_was_asked_is_not_read_again() {
         let metrics = Metrics::default();
         let (lookup, _reader) =
             Lookup::new(&LookupSettings::default(), Forbidden, metrics.clone()).unwrap();
@@ -281,6 +281,6 @@ mod tests {
 
         assert_eq!(found.unwrap(), document);
         assert_eq!(metrics.answered.get_or_create(&Layer { layer: "memory" }).get(), 1);
-        assert!(lookup.layers.flights.begin(&key).is_some(), "no read is noted any more");
+        assert!(lookup.layers.reads.start(&key).is_some(), "no read is registered any more");
     }
 }

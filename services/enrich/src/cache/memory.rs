@@ -44,19 +44,19 @@ pub struct Memory {
 
 #[derive(Debug)]
 struct Shard {
-    entries: LruCache<Arc<str>, Held>,
+    entries: LruCache<Arc<str>, CachedEntry>,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Held {
+struct CachedEntry {
     entry: Entry,
     /// Time of arrival by a monotonic clock, which nobody can set.
     since: Instant,
     bytes: usize,
 }
 
-impl Held {
+impl CachedEntry {
     /// Returns the entry. Its read time is at most its time of arrival here, even if clocks were
     /// wrong.
     fn entry(&self) -> Entry {
@@ -84,7 +84,7 @@ impl Memory {
     /// Returns the entry of a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Entry> {
-        self.shard(key).entries.get(key).map(Held::entry)
+        self.shard(key).entries.get(key).map(CachedEntry::entry)
     }
 
     /// Stores an entry, and removes others to make room for it.
@@ -96,8 +96,8 @@ impl Memory {
             return;
         }
         shard.bytes += bytes;
-        let held = Held { entry, since: Instant::now(), bytes };
-        if let Some((_, left)) = shard.entries.push(Arc::clone(key), held) {
+        let cached = CachedEntry { entry, since: Instant::now(), bytes };
+        if let Some((_, left)) = shard.entries.push(Arc::clone(key), cached) {
             shard.bytes -= left.bytes;
         }
         while shard.bytes > self.most_bytes {
@@ -137,8 +137,8 @@ impl Memory {
 
 impl Shard {
     fn remove(&mut self, key: &str) {
-        if let Some(held) = self.entries.pop(key) {
-            self.bytes -= held.bytes;
+        if let Some(cached) = self.entries.pop(key) {
+            self.bytes -= cached.bytes;
         }
     }
 }

@@ -7,15 +7,15 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::flights::Flight;
 use super::layers::Layers;
 use super::redis::{Known, Put, Seen};
 use super::settings::LookupSettings;
+use super::single_flight::KeyRead;
 use super::{Document, Entry, Fetch, LayerError, State};
 
 pub(super) struct Reader<F> {
     layers: Arc<Layers<F>>,
-    wanted: mpsc::UnboundedReceiver<Arc<Flight>>,
+    wanted: mpsc::UnboundedReceiver<Arc<KeyRead>>,
     max_keys: usize,
     max_reads: usize,
 }
@@ -23,7 +23,7 @@ pub(super) struct Reader<F> {
 impl<F: Fetch> Reader<F> {
     pub(super) fn new(
         layers: Arc<Layers<F>>,
-        wanted: mpsc::UnboundedReceiver<Arc<Flight>>,
+        wanted: mpsc::UnboundedReceiver<Arc<KeyRead>>,
         settings: &LookupSettings,
     ) -> Self {
         let (max_keys, max_reads) = (settings.max_keys_per_read, settings.max_reads);
@@ -33,34 +33,34 @@ impl<F: Fetch> Reader<F> {
     /// Reads until all lookups are dropped. While the maximum number of reads runs, keys collect
     /// for the next read.
     pub(super) async fn run(mut self) {
-        let mut reads = FuturesUnordered::new();
+        let mut running = FuturesUnordered::new();
         loop {
-            let mut flights = Vec::new();
+            let mut reads = Vec::new();
             // Both branches are cancel safe.
             tokio::select! {
-                Some(()) = reads.next() => {}
-                count = self.wanted.recv_many(&mut flights, self.max_keys), if reads.len() < self.max_reads => {
+                Some(()) = running.next() => {}
+                count = self.wanted.recv_many(&mut reads, self.max_keys), if running.len() < self.max_reads => {
                     if count == 0 {
                         break;
                     }
-                    reads.push(read(Arc::clone(&self.layers), flights));
+                    running.push(read(Arc::clone(&self.layers), reads));
                 }
             }
         }
-        while reads.next().await.is_some() {}
+        while running.next().await.is_some() {}
     }
 }
 
 /// Read that the source must answer.
 struct Missing {
-    flight: Arc<Flight>,
+    read: Arc<KeyRead>,
     /// Value in Redis; `None` if it is not known.
     seen: Option<Seen>,
 }
 
-async fn read<F: Fetch>(layers: Arc<Layers<F>>, flights: Vec<Arc<Flight>>) {
-    layers.flights.start(&flights);
-    let missing = read_redis(&layers, flights).await;
+async fn read<F: Fetch>(layers: Arc<Layers<F>>, reads: Vec<Arc<KeyRead>>) {
+    layers.reads.mark_started(&reads);
+    let missing = read_redis(&layers, reads).await;
     if !missing.is_empty() {
         read_source(&layers, missing).await;
     }
@@ -70,35 +70,35 @@ async fn read<F: Fetch>(layers: Arc<Layers<F>>, flights: Vec<Arc<Flight>>) {
 }
 
 /// Answers the reads that Redis knows. Returns the reads that the source must answer.
-async fn read_redis<F: Fetch>(layers: &Layers<F>, flights: Vec<Arc<Flight>>) -> Vec<Missing> {
-    let Some(known) = ask_redis(layers, &flights).await else {
-        return flights.into_iter().map(|flight| Missing { flight, seen: None }).collect();
+async fn read_redis<F: Fetch>(layers: &Layers<F>, reads: Vec<Arc<KeyRead>>) -> Vec<Missing> {
+    let Some(known) = ask_redis(layers, &reads).await else {
+        return reads.into_iter().map(|read| Missing { read, seen: None }).collect();
     };
     let now = OffsetDateTime::now_utc();
     let mut missing = Vec::new();
-    for (flight, Known { entry, seen }) in flights.into_iter().zip(known) {
-        let key = &flight.key;
+    for (read, Known { entry, seen }) in reads.into_iter().zip(known) {
+        let key = &read.key;
         let state = entry.as_ref().map(|entry| layers.freshness.state(key, entry, now));
         let (Some(entry), Some(state @ (State::Fresh | State::Stale))) = (entry, state) else {
-            missing.push(Missing { flight, seen: Some(seen) });
+            missing.push(Missing { read, seen: Some(seen) });
             continue;
         };
         layers.metrics.answered(if state == State::Fresh { "redis" } else { "redis_stale" });
         layers.metrics.age.observe(entry.age(now).as_secs_f64());
-        layers.flights.answer(&flight, &entry, || layers.memory.put(key, entry.clone()));
+        layers.reads.answer(&read, &entry, || layers.memory.put(key, entry.clone()));
         if state == State::Fresh {
-            layers.flights.land(&flight);
+            layers.reads.complete(&read);
         } else {
-            missing.push(Missing { flight, seen: Some(seen) });
+            missing.push(Missing { read, seen: Some(seen) });
         }
     }
     missing
 }
 
 /// Asks Redis for the keys of these reads. Returns `None` while Redis cannot be asked.
-async fn ask_redis<F: Fetch>(layers: &Layers<F>, flights: &[Arc<Flight>]) -> Option<Vec<Known>> {
+async fn ask_redis<F: Fetch>(layers: &Layers<F>, reads: &[Arc<KeyRead>]) -> Option<Vec<Known>> {
     let redis = layers.redis.as_ref()?;
-    let keys: Vec<_> = flights.iter().map(|flight| Arc::clone(&flight.key)).collect();
+    let keys: Vec<_> = reads.iter().map(|read| Arc::clone(&read.key)).collect();
     match layers.redis_breaker.call(redis.get(&keys)).await? {
         Ok(known) => Some(known),
         Err(error) => {
@@ -111,30 +111,29 @@ async fn ask_redis<F: Fetch>(layers: &Layers<F>, flights: &[Arc<Flight>]) -> Opt
 
 /// Reads from the source, answers the reads, and fills the caches.
 async fn read_source<F: Fetch>(layers: &Layers<F>, missing: Vec<Missing>) {
-    let keys: Vec<_> = missing.iter().map(|missing| Arc::clone(&missing.flight.key)).collect();
+    let keys: Vec<_> = missing.iter().map(|missing| Arc::clone(&missing.read.key)).collect();
     let Some(documents) = ask_source(layers, &keys).await else {
-        for Missing { flight, .. } in &missing {
-            layers.flights.land(flight);
+        for Missing { read, .. } in &missing {
+            layers.reads.complete(read);
         }
         return;
     };
     let read_at = OffsetDateTime::now_utc();
-    let mut flights = Vec::with_capacity(missing.len());
+    let mut reads = Vec::with_capacity(missing.len());
     let mut puts = Vec::new();
-    for (Missing { flight, seen }, document) in missing.into_iter().zip(documents) {
-        let (key, entry) = (&flight.key, Entry { document: document.map(Arc::new), read_at });
+    for (Missing { read, seen }, document) in missing.into_iter().zip(documents) {
+        let (key, entry) = (&read.key, Entry { document: document.map(Arc::new), read_at });
         layers.metrics.answered(if entry.document.is_some() { "source" } else { "absent" });
-        let is_kept =
-            layers.flights.answer(&flight, &entry, || layers.memory.put(key, entry.clone()));
+        let is_kept = layers.reads.answer(&read, &entry, || layers.memory.put(key, entry.clone()));
         if let Some(seen) = seen.filter(|_| is_kept) {
             let life = layers.freshness.life_left(&entry, read_at);
             puts.push(Put { key: Arc::clone(key), entry, life, seen });
         }
-        flights.push(flight);
+        reads.push(read);
     }
     put(layers, &puts).await;
-    flights.retain(|flight| layers.flights.land(flight));
-    puts.retain(|put| flights.iter().any(|invalidated| invalidated.key == put.key));
+    reads.retain(|read| layers.reads.complete(read));
+    puts.retain(|put| reads.iter().any(|invalidated| invalidated.key == put.key));
     take_back(layers, &puts).await;
 }
 

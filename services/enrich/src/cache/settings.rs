@@ -20,7 +20,7 @@ pub struct LookupSettings {
     pub max_keys_per_read: usize,
     /// Maximum number of reads at the same time; 1 to 100.
     pub max_reads: usize,
-    /// Maximum number of messages that wait for a source that fails. Further ones are handed back
+    /// Maximum number of messages that wait for a source that fails. Further ones are nacked
     /// to Pub/Sub, so messages of known keys continue. It must be below
     /// `pipeline.max_messages_in_flight`.
     pub max_waiting: usize,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use message::{Envelope, Message};
 use pipeline::Transform as _;
-use pubsub::{Outgoing, TopicName};
+use pubsub::Outgoing;
 use service::tools::explain::{self, Explains, Story};
 use tokio::time::timeout;
 use tracing::warn;
@@ -43,7 +43,7 @@ impl Explains for Settings {
             lookup,
             input: self.enrichment.input,
             on_missing: self.enrichment.on_missing,
-            topic: TopicName::new(&self.process.project, &self.topic_id),
+            topic: self.topic()?,
             metrics: metrics.clone(),
         };
         let outcome = tokio::select! {

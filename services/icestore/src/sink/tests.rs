@@ -9,7 +9,7 @@ use super::*;
 async fn sink(format: Format) -> Sink {
     service::install_crypto();
     let endpoint = Endpoint { endpoint: Some("http://127.0.0.1:1".into()), ..Endpoint::default() };
-    let bucket = Bucket::new("bucket", &endpoint).await.unwrap();
+    let bucket = Bucket::new(&"bucket".parse().unwrap(), &endpoint).await.unwrap();
     Sink::new(bucket, &ArchiveSettings { format, ..ArchiveSettings::default() })
 }
 
@@ -29,7 +29,7 @@ async fn names_and_metadata_are_the_same_in_every_format() {
     let (first, last) = (datetime!(0000-01-01 00:00 UTC), datetime!(9999-12-31 23:59:59 UTC));
     for format in Format::ALL {
         let sink = sink(format).await;
-        let mut compressor = sink.scratch();
+        let mut compressor = sink.lane_state();
         let mut group = sink.open(&"2025/06/15".to_owned());
 
         for time in [last, first, datetime!(2025-06-15 10:00 UTC)] {
@@ -54,7 +54,7 @@ async fn names_and_metadata_are_the_same_in_every_format() {
 #[tokio::test]
 async fn a_file_that_cannot_be_made_stops_the_service() {
     let sink = sink(Format::Parquet).await;
-    let mut compressor = sink.scratch();
+    let mut compressor = sink.lane_state();
     let mut group = sink.open(&"2025/06/15".to_owned());
     let time = OffsetDateTime::UNIX_EPOCH;
     assert!(sink.push(&mut group, line("no JSON", time), &mut compressor).is_ok());
@@ -72,7 +72,7 @@ async fn only_a_parquet_file_ends_because_of_its_plain_bytes() {
     let long = "x".repeat(40 * 1024 * 1024);
     for format in Format::ALL {
         let sink = sink(format).await;
-        let mut compressor = sink.scratch();
+        let mut compressor = sink.lane_state();
         let mut group = sink.open(&"2025/06/15".to_owned());
 
         let joined: Vec<_> = (0..4)

@@ -23,13 +23,13 @@ use crate::routes::Routes;
 
 const ITEM: &str = r#"{"sourceId":"sensor-1","payload":{"t": 1.50}}"#;
 
-struct TestEnv {
+struct HttpTestEnv {
     app: Router,
     metrics: Metrics,
     source: HttpSource,
 }
 
-impl TestEnv {
+impl HttpTestEnv {
     fn new(change: impl FnOnce(&mut RouteSettings, &mut HttpIngest)) -> Self {
         let mut settings = HttpIngest::default();
         let mut route = RouteSettings {
@@ -121,7 +121,7 @@ fn settle(delivery: Delivery, disposition: Disposition) {
 
 #[tokio::test(start_paused = true)]
 async fn an_item_is_answered_with_its_id_after_it_is_settled() {
-    let mut env = TestEnv::new(|_, _| {});
+    let mut env = HttpTestEnv::new(|_, _| {});
     let body = r#"{"sourceId":"a","timestamp":"9999-01-01T00:00:00Z","payload":1}"#;
 
     let ahead = env.ack(json_post(body)).await;
@@ -139,7 +139,7 @@ async fn an_item_is_answered_with_its_id_after_it_is_settled() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_learns_of_a_dead_letter_a_drop_and_a_nack() {
-    let mut env = TestEnv::new(|_, _| {});
+    let mut env = HttpTestEnv::new(|_, _| {});
     let reason = reasons::PROPERTIES_TOO_LARGE;
     for (disposition, status, count) in [
         (Disposition::DeadLettered(reason), StatusCode::ACCEPTED, ("dropped", 0)),
@@ -158,7 +158,7 @@ async fn a_client_learns_of_a_dead_letter_a_drop_and_a_nack() {
 
 #[tokio::test(start_paused = true)]
 async fn an_outcome_that_is_unknown_in_time_is_503() {
-    let mut env = TestEnv::new(|_, _| {});
+    let mut env = HttpTestEnv::new(|_, _| {});
     let mut kept = Vec::new();
 
     let (status, ..) = env.send(json_post(ITEM), |_, delivery| kept.push(delivery)).await;
@@ -169,7 +169,7 @@ async fn an_outcome_that_is_unknown_in_time_is_503() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_away_leaves_nothing_behind() {
-    let mut env = TestEnv::new(|_, settings| settings.max_waiting = 1);
+    let mut env = HttpTestEnv::new(|_, settings| settings.max_waiting = 1);
     let gone =
         tokio::time::timeout(Duration::from_millis(1), env.app.clone().oneshot(json_post(ITEM)));
 
@@ -187,7 +187,7 @@ async fn a_client_that_goes_away_leaves_nothing_behind() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_gives_the_id_and_an_id_of_the_item_comes_first() {
-    let mut env = TestEnv::new(|_, _| {});
+    let mut env = HttpTestEnv::new(|_, _| {});
     let item = r#"{"sourceId":"sensor-1","payload":1,"id":"7"}"#;
     let keyed = |body: &'static str, key| with(json_post(body), "idempotency-key", key);
 
@@ -207,7 +207,7 @@ async fn a_key_gives_the_id_and_an_id_of_the_item_comes_first() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_is_200_only_if_every_item_was_accepted() {
-    let mut env = TestEnv::new(|_, _| {});
+    let mut env = HttpTestEnv::new(|_, _| {});
     let batch = format!("[{ITEM},{ITEM}]");
     let keyed = || with(json_post(batch.clone()), "idempotency-key", "k");
 
@@ -224,7 +224,7 @@ async fn a_batch_is_200_only_if_every_item_was_accepted() {
 
 #[tokio::test(start_paused = true)]
 async fn every_item_of_a_batch_has_its_own_outcome() {
-    let mut env = TestEnv::new(|_, _| {});
+    let mut env = HttpTestEnv::new(|_, _| {});
     let batch = format!(r#"[{ITEM},{{"sourceId":"a"}},{{"sourceId":"a/b","payload":1}},{ITEM}]"#);
 
     let permanent = env.ack(json_post(batch.clone())).await;
@@ -249,7 +249,7 @@ async fn every_item_of_a_batch_has_its_own_outcome() {
 
 #[tokio::test(start_paused = true)]
 async fn wrong_requests_are_told_apart_by_their_status() {
-    let mut env = TestEnv::new(|route, settings| {
+    let mut env = HttpTestEnv::new(|route, settings| {
         route.max_payload_bytes = Some(20);
         route.min_payload_bytes = Some(2);
         settings.max_body_bytes = 10_000;
@@ -278,7 +278,7 @@ async fn wrong_requests_are_told_apart_by_their_status() {
 
 #[tokio::test(start_paused = true)]
 async fn the_trace_of_a_request_goes_on_with_each_of_its_items() {
-    let mut env = TestEnv::new(|_, _| {});
+    let mut env = HttpTestEnv::new(|_, _| {});
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     let request = with(json_post(format!("[{ITEM},{ITEM}]")), "traceparent", trace);
@@ -290,7 +290,7 @@ async fn the_trace_of_a_request_goes_on_with_each_of_its_items() {
 
 #[tokio::test(start_paused = true)]
 async fn after_the_source_is_closed_requests_are_answered_at_once() {
-    let TestEnv { app, source, .. } = TestEnv::new(|_, _| {});
+    let HttpTestEnv { app, source, .. } = HttpTestEnv::new(|_, _| {});
     source.close().await.unwrap();
 
     let response = app.oneshot(json_post(ITEM)).await.unwrap();
@@ -309,7 +309,7 @@ fn event() -> String {
 
 #[tokio::test(start_paused = true)]
 async fn an_event_in_json_becomes_a_message() {
-    let mut env = TestEnv::new(|_, _| {});
+    let mut env = HttpTestEnv::new(|_, _| {});
 
     let (status, answer, messages) =
         env.ack(post("application/cloudevents+json; charset=UTF-8", event())).await;
@@ -331,7 +331,7 @@ async fn an_event_in_json_becomes_a_message() {
 
 #[tokio::test(start_paused = true)]
 async fn an_event_in_headers_is_the_event_in_json() {
-    let mut env = TestEnv::new(|_, _| {});
+    let mut env = HttpTestEnv::new(|_, _| {});
     let mut request = post("text/plain", vec![0xff, 0x00]);
     for (name, value) in [
         ("ce-specversion", "1.0"),
@@ -354,7 +354,7 @@ async fn an_event_in_headers_is_the_event_in_json() {
 
 #[tokio::test(start_paused = true)]
 async fn the_data_of_an_event_are_the_bytes_that_it_stands_for() {
-    let mut env = TestEnv::new(|_, _| {});
+    let mut env = HttpTestEnv::new(|_, _| {});
     for (data, payload) in [
         (r#""data_base64":"/wA=""#, &[0xff, 0x00][..]),
         (r#""data":"a text""#, b"\"a text\""),
@@ -373,7 +373,7 @@ async fn the_data_of_an_event_are_the_bytes_that_it_stands_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_event_names_its_attribute() {
-    let mut env = TestEnv::new(|_, _| {});
+    let mut env = HttpTestEnv::new(|_, _| {});
     for (event, field) in [
         (r#"{"id":"1","source":"a","type":"t"}"#, "specversion"),
         (r#"{"specversion":"0.3","id":"1","source":"a","type":"t"}"#, "specversion"),

@@ -7,7 +7,7 @@ use pipeline::{Disposition, Settle};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
-use super::held::Held;
+use super::unsettled::Unsettled;
 
 /// State of a connection: alive or ended. Clones share the same state.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +39,7 @@ pub(super) struct AckHandle {
     pub place: u64,
     pub report: mpsc::UnboundedSender<Settled>,
     pub life: Life,
-    pub held: Arc<Held>,
+    pub unsettled: Arc<Unsettled>,
     pub size: usize,
 }
 
@@ -52,7 +52,7 @@ impl Settle for AckHandle {
         }
         // An error means that the connection has ended. The broker sends the message again.
         let _ = self.report.send(Settled { place: self.place, disposition });
-        self.held.remove(self.size);
+        self.unsettled.remove(self.size);
     }
 
     fn is_current(&self) -> bool {
@@ -64,14 +64,14 @@ impl Settle for AckHandle {
 #[derive(Debug)]
 pub(super) struct Unacknowledged {
     pub dropped: Counter,
-    pub held: Arc<Held>,
+    pub unsettled: Arc<Unsettled>,
     pub size: usize,
 }
 
 impl Settle for Unacknowledged {
     fn settle(self: Box<Self>, disposition: Disposition) {
-        self.held.remove_qos0();
+        self.unsettled.remove_qos0();
         self.dropped.inc_by(u64::from(disposition == Disposition::Nack));
-        self.held.remove(self.size);
+        self.unsettled.remove(self.size);
     }
 }

@@ -14,11 +14,11 @@ use super::ack::{AckHandle, Unacknowledged};
 use super::client::{Event, Session};
 use super::dial::Dial;
 use super::drain::Drain;
-use super::held::Held;
 use super::published::Published;
 use super::session::Epoch;
+use super::unsettled::Unsettled;
 use super::wire::Reading;
-use super::{Grants, Purpose, message};
+use super::{Grants, Mode, message};
 use crate::config::{Mqtt, Protocol};
 use crate::metrics::Metrics;
 use crate::ordering::Ordering;
@@ -28,7 +28,7 @@ use crate::routes::Subscription;
 pub(super) struct Parts {
     /// Index among several connections.
     pub index: u16,
-    pub purpose: Purpose,
+    pub mode: Mode,
     pub dial: Arc<dyn Dial>,
     pub settings: Mqtt,
     pub filters: Vec<Subscription>,
@@ -41,7 +41,7 @@ pub(super) struct Parts {
 
 pub(super) struct Connection {
     parts: Parts,
-    held: Arc<Held>,
+    unsettled: Arc<Unsettled>,
     /// Time without a subscription, after the first one.
     away: Option<Away>,
     has_ever_subscribed: bool,
@@ -71,10 +71,10 @@ struct End {
 
 impl Connection {
     pub(super) fn new(parts: Parts) -> Self {
-        let held = Arc::new(Held::new(&parts.settings));
+        let unsettled = Arc::new(Unsettled::new(&parts.settings));
         Self {
             parts,
-            held,
+            unsettled,
             away: None,
             has_ever_subscribed: false,
             has_found_session: false,
@@ -134,7 +134,7 @@ impl Connection {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), End> {
         let lived = match self.greeted(&mut epoch) {
-            Ok(()) if self.parts.purpose == Purpose::Drain && !epoch.session_present => Ok(()),
+            Ok(()) if self.parts.mode == Mode::Drain && !epoch.session_present => Ok(()),
             Ok(()) => self.live(&mut epoch, stop).await,
             Err(reason) => Err(reason),
         };
@@ -182,7 +182,7 @@ impl Connection {
             {
                 return Ok(());
             }
-            let reading = self.held.reading();
+            let reading = self.unsettled.reading();
             // Packets that were read already need no timers and no turn of the runtime.
             if reading == Reading::On
                 && let Some(event) = epoch.wire.decoded()?
@@ -201,7 +201,7 @@ impl Connection {
             tokio::select! {
                 event = epoch.wire.next(reading) => self.handle(epoch, event?)?,
                 Some(disposition) = epoch.dispositions.recv() => epoch.settle_all(disposition)?,
-                () = self.held.freed(), if reading == Reading::Off => {}
+                () = self.unsettled.freed(), if reading == Reading::Off => {}
                 () = wake => Self::wake(epoch)?,
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
             }
@@ -214,7 +214,7 @@ impl Connection {
         for warning in epoch.negotiated.warnings(settings, filters) {
             warn!(connection = index, warning);
         }
-        if self.parts.purpose == Purpose::Drain {
+        if self.parts.mode == Mode::Drain {
             if epoch.session_present {
                 self.has_found_session = true;
             } else if !self.has_found_session {
@@ -360,22 +360,22 @@ impl Connection {
 
     fn deliver(&self, epoch: &mut Epoch, published: Published) {
         let is_qos0 = published.packet_id.is_none();
-        if is_qos0 && !self.held.try_add_qos0() {
+        if is_qos0 && !self.unsettled.try_add_qos0() {
             self.parts.metrics.qos0_dropped.inc();
             return;
         }
         let size = published.size();
-        self.held.add(size);
+        self.unsettled.add(size);
         let place = published.packet_id.map(|packet_id| epoch.window.push(packet_id));
-        let held = Arc::clone(&self.held);
+        let unsettled = Arc::clone(&self.unsettled);
         let settlement = match place {
             Some(place) => {
                 let (report, life) = (epoch.report.clone(), epoch.life.clone());
-                Settlement::new(AckHandle { place, report, life, held, size }, None)
+                Settlement::new(AckHandle { place, report, life, unsettled, size }, None)
             }
             None => {
                 let dropped = self.parts.metrics.qos0_dropped.clone();
-                Settlement::new(Unacknowledged { dropped, held, size }, None)
+                Settlement::new(Unacknowledged { dropped, unsettled, size }, None)
             }
         };
         let ordering = self.parts.ordering.as_ref();

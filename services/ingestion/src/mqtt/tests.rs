@@ -13,11 +13,11 @@ use pipeline::{Delivery, Source as _};
 use service::Health;
 use tokio::time::timeout;
 
-use super::{Purpose, Setup, Source};
+use super::{Mode, Setup, Source};
 use crate::config::{Mqtt, Protocol};
 use crate::metrics::Metrics;
 use crate::routes::Subscription;
-use broker::{Broker, Peer};
+use broker::{Peer, TestBroker};
 
 /// Maximum wait for an expected event, in paused time.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -26,7 +26,7 @@ const WHILE: Duration = Duration::from_secs(20);
 
 /// Broker, and all that a source needs to connect to it.
 struct TestEnv {
-    broker: Broker,
+    broker: TestBroker,
     settings: Mqtt,
     filters: Vec<Subscription>,
     metrics: Metrics,
@@ -42,7 +42,7 @@ impl TestEnv {
             ..Mqtt::default()
         };
         Self {
-            broker: Broker::new(protocol),
+            broker: TestBroker::new(protocol),
             settings,
             filters: vec![subscription("devices/+/up", 1)],
             metrics: Metrics::default(),
@@ -50,7 +50,7 @@ impl TestEnv {
         }
     }
 
-    fn source(&self, purpose: Purpose) -> Source {
+    fn source(&self, mode: Mode) -> Source {
         let setup = Setup {
             settings: &self.settings,
             filters: &self.filters,
@@ -58,12 +58,12 @@ impl TestEnv {
             metrics: &self.metrics,
             health: &self.health,
         };
-        Source::over(self.broker.dial(), purpose, setup)
+        Source::over(self.broker.dial(), mode, setup)
     }
 
     /// Returns a source whose first connection is subscribed.
     async fn subscribed(&mut self) -> (Source, Peer) {
-        let source = self.source(Purpose::Carry);
+        let source = self.source(Mode::Run);
         let peer = self.accept_subscribed().await;
         (source, peer)
     }

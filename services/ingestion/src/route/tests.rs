@@ -22,6 +22,7 @@ fn route(change: impl FnOnce(&mut RouteSettings, &mut Settings)) -> Route<FromTo
         FromTopic,
         Metrics::default(),
     )
+    .unwrap()
 }
 
 fn message(topic: &str, payload: &'static [u8]) -> Message {

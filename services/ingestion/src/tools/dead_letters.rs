@@ -24,15 +24,16 @@ pub const ACTION: Action<Settings> = Action {
 impl Tool<Settings> for Arguments {
     async fn run(self, settings: Settings) -> anyhow::Result<()> {
         let project = &settings.process.project;
+        let dead_letters = settings.dead_letters.as_ref();
         let dead_letter_tool = DeadLetterTool {
             service: Ingestion::<FromTopic>::NAME,
             project,
             pubsub: &settings.pubsub,
-            topic: settings.dead_letters.as_ref().and_then(|to| to.topic(project)),
+            topic: dead_letters.map(|to| to.topic(project)).transpose()?.flatten(),
             reads: None,
         };
         let routes = Arc::new(Routes::new(&settings.routes)?);
-        let route = Route::new(&settings, routes, FromTopic, Metrics::default());
+        let route = Route::new(&settings, routes, FromTopic, Metrics::default())?;
         let route = &route;
         let prepare =
             async |message: Message, topic: Option<TopicName>| wrap(route, &message, topic).await;

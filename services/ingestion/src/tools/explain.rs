@@ -87,7 +87,7 @@ pub async fn story(settings: &Settings, mut message: Message) -> Result<Story, W
     if let Some(ordering) = Ordering::new(&routes, settings.ordering_buckets) {
         message.ordering_key = ordering.key(origin);
     }
-    let route = Route::new(settings, routes, FromTopic, Metrics::default());
+    let route = Route::new(settings, routes, FromTopic, Metrics::default())?;
     let outcome = route.apply(&message).await.and_then(Outgoing::check);
     explain::end(&mut story, outcome, |story, outgoing| {
         let (data, key) = (&outgoing.data, &outgoing.ordering_key);

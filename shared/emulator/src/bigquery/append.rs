@@ -46,8 +46,8 @@ const THROUGHPUT: &str = "Exceeds 'AppendRows throughput' quota, status: INSUFFI
 /// here.
 const MAX_REQUEST_BYTES: usize = 20 * 1024 * 1024;
 
-type Request = proto::AppendRowsRequest;
-type Answer = proto::AppendRowsResponse;
+type AppendRequest = proto::AppendRowsRequest;
+type AppendResponse = proto::AppendRowsResponse;
 
 /// Answers the gRPC method at `path`.
 pub(super) async fn answer(bigquery: BigQuery, path: &str, request: HttpRequest) -> HttpResponse {
@@ -67,7 +67,7 @@ pub(super) async fn answer(bigquery: BigQuery, path: &str, request: HttpRequest)
 /// One open stream. A field that a request leaves out has its value from the request before.
 struct Connection {
     bigquery: BigQuery,
-    requests: Streaming<Request>,
+    requests: Streaming<AppendRequest>,
     cuts: watch::Receiver<u64>,
     stream: String,
     writer_schema: Bytes,
@@ -77,7 +77,7 @@ struct Connection {
     /// Schema of the table that the client was told last.
     known: Option<Schema>,
     /// Answers in the order of their requests, each with the time at which it is sent.
-    answers: VecDeque<(Instant, Result<Answer, tonic::Status>)>,
+    answers: VecDeque<(Instant, Result<AppendResponse, tonic::Status>)>,
     /// True if no more requests are read.
     is_read: bool,
     /// True if the stream ends as soon as all requests are answered.
@@ -114,8 +114,8 @@ impl BigQuery {
 
     fn append_rows(
         &self,
-        requests: Streaming<Request>,
-    ) -> impl Stream<Item = Result<Answer, tonic::Status>> + Send + use<> {
+        requests: Streaming<AppendRequest>,
+    ) -> impl Stream<Item = Result<AppendResponse, tonic::Status>> + Send + use<> {
         let connection = Connection {
             bigquery: self.clone(),
             requests,
@@ -144,7 +144,7 @@ impl BigQuery {
 }
 
 impl Connection {
-    async fn next(&mut self) -> Option<Result<Answer, tonic::Status>> {
+    async fn next(&mut self) -> Option<Result<AppendResponse, tonic::Status>> {
         let conditions = self.bigquery.faults.conditions().clone();
         loop {
             if self.answers.is_empty() && self.is_old {
@@ -185,7 +185,7 @@ impl Connection {
     }
 
     /// Carries out a request. The answer is sent when it is due.
-    async fn take(&mut self, due: Instant, request: Result<Request, tonic::Status>) {
+    async fn take(&mut self, due: Instant, request: Result<AppendRequest, tonic::Status>) {
         let answer = match request {
             Ok(request) => self.append(request).await.map_err(Into::into),
             Err(status) => Err(status),
@@ -195,7 +195,7 @@ impl Connection {
         self.answers.push_back((due, answer));
     }
 
-    async fn append(&mut self, request: Request) -> Result<Answer, Status> {
+    async fn append(&mut self, request: AppendRequest) -> Result<AppendResponse, Status> {
         let size = request.encoded_len();
         if size > MAX_REQUEST_BYTES {
             let text = format!("AppendRows request too large: {size} limit {MAX_REQUEST_BYTES}");
@@ -266,12 +266,12 @@ impl Connection {
         }
     }
 
-    fn answer(&self, answer: Answer) -> Answer {
-        Answer { write_stream: self.stream.clone(), ..answer }
+    fn answer(&self, answer: AppendResponse) -> AppendResponse {
+        AppendResponse { write_stream: self.stream.clone(), ..answer }
     }
 
     /// Builds the planned error, as an answer or as the end of the stream.
-    fn planned(&self, error: Kind, entity: &str) -> Result<Answer, Status> {
+    fn planned(&self, error: Kind, entity: &str) -> Result<AppendResponse, Status> {
         let Kind::AppendError { code, storage_error, message, ends_stream } = error else {
             return Err(Status::new(Code::Internal, "this is no error of an append"));
         };

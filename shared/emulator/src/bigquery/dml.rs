@@ -26,7 +26,7 @@ type Update = (i64, Vec<(String, Sql)>);
 
 /// All changes of a statement to a table.
 #[derive(Debug, Default)]
-struct Changes {
+struct RowChanges {
     updates: Vec<Update>,
     deletes: Vec<i64>,
     inserts: Vec<Vec<Sql>>,
@@ -87,9 +87,9 @@ impl Catalog {
         self.connection.execute(&statement, []).map(drop).map_err(|error| failed(&error))
     }
 
-    fn all_of(&self, name: &TableName) -> Result<Changes, Status> {
+    fn all_of(&self, name: &TableName) -> Result<RowChanges, Status> {
         let last = self.last_row(name)?;
-        Ok(Changes { deletes: (1..=last).collect(), ..Changes::default() })
+        Ok(RowChanges { deletes: (1..=last).collect(), ..RowChanges::default() })
     }
 
     /// Executes `INSERT [INTO] table [(columns)] VALUES ... | query`.
@@ -98,12 +98,12 @@ impl Catalog {
         statement: &Statement<'_>,
         at: usize,
         name: &TableName,
-    ) -> Result<Changes, Status> {
+    ) -> Result<RowChanges, Status> {
         let fields = self.table(name)?.schema.fields.clone();
         let (columns, from) = columns(statement, at + 1, &fields)?;
         let rows =
             self.rows(statement, &statement.tokens[from.min(statement.tokens.len())..], &columns)?;
-        Ok(Changes { inserts: stored(&fields, &columns, &rows)?, ..Changes::default() })
+        Ok(RowChanges { inserts: stored(&fields, &columns, &rows)?, ..RowChanges::default() })
     }
 
     /// Returns the rows of a query or of VALUES, each with a value for every column.
@@ -133,7 +133,7 @@ impl Catalog {
         statement: &Statement<'_>,
         at: usize,
         name: &TableName,
-    ) -> Result<Changes, Status> {
+    ) -> Result<RowChanges, Status> {
         let tokens = statement.tokens;
         let set = top(tokens, at, "SET")
             .ok_or_else(|| statement.wrong(at + 1, "Syntax error: Expected keyword SET"))?;
@@ -149,7 +149,7 @@ impl Catalog {
         }
         let query = target.select(&assigned, &source, &tokens[condition + 1..]);
         let updates = self.updates(statement, &query, &assigned)?;
-        Ok(Changes { updates, ..Changes::default() })
+        Ok(RowChanges { updates, ..RowChanges::default() })
     }
 
     /// Executes `DELETE [FROM] table [alias] WHERE condition`.
@@ -158,14 +158,14 @@ impl Catalog {
         statement: &Statement<'_>,
         at: usize,
         name: &TableName,
-    ) -> Result<Changes, Status> {
+    ) -> Result<RowChanges, Status> {
         let tokens = statement.tokens;
         let condition = top(tokens, at, "WHERE")
             .ok_or_else(|| statement.wrong(0, "DELETE must have a WHERE clause"))?;
         let target = TargetTable::read(statement, at, condition, &self.table(name)?.schema)?;
         let query = target.select(&[], &target.tokens, &tokens[condition + 1..]);
         let found = self.select(statement.query, &query, &statement.scope(self))?;
-        Ok(Changes { deletes: row_ids(&found.rows), ..Changes::default() })
+        Ok(RowChanges { deletes: row_ids(&found.rows), ..RowChanges::default() })
     }
 
     /// Parses the assignments in a range: columns and the tokens of their values.
@@ -227,7 +227,7 @@ impl Catalog {
     }
 
     /// Writes all changes or none. After deletions row ids are without gaps again.
-    fn apply(&mut self, name: &TableName, changes: Changes) -> Result<(), Status> {
+    fn apply(&mut self, name: &TableName, changes: RowChanges) -> Result<(), Status> {
         let table = name.quoted();
         let found = self.table(name)?;
         let (insert, row_id) = (found.insert_statement(name), found.schema.row_id());

@@ -6,7 +6,7 @@ use axum::http::Method;
 use axum::response::{IntoResponse as _, Response};
 use percent_encoding::percent_decode_str;
 
-use super::documents::Changes;
+use super::documents::DocumentChanges;
 use super::{Firestore, names};
 use crate::status::Status;
 
@@ -25,7 +25,7 @@ pub(crate) fn clear(
     let mut store = firestore.lock();
     let below = format!("{root}/");
     let documents = &mut store.documents;
-    let changes: Changes =
+    let changes: DocumentChanges =
         documents.latest().under(&below).map(|document| (document.name.clone(), None)).collect();
     let time = documents.commit_time();
     documents.keep(changes, time);

@@ -39,7 +39,7 @@ impl Replaced {
 }
 
 /// Changes of a commit by document name; `None` deletes the document.
-pub(super) type Changes = HashMap<String, Option<proto::Document>>;
+pub(super) type DocumentChanges = HashMap<String, Option<proto::Document>>;
 
 impl Documents {
     pub(super) fn new() -> Self {
@@ -65,7 +65,7 @@ impl Documents {
     }
 
     /// Stores the changes of a commit.
-    pub(super) fn keep(&mut self, changes: Changes, at: Time) {
+    pub(super) fn keep(&mut self, changes: DocumentChanges, at: Time) {
         for (name, document) in changes {
             let before = match document {
                 Some(document) => self.current.insert(name.clone(), document),
@@ -148,9 +148,9 @@ impl<'a> View<'a> {
 mod tests {
     use super::*;
 
-    fn change(name: &str, is_there: Option<()>) -> Changes {
+    fn change(name: &str, is_there: Option<()>) -> DocumentChanges {
         let document = proto::Document { name: name.into(), ..<_>::default() };
-        Changes::from([(name.to_owned(), is_there.map(|()| document))])
+        DocumentChanges::from([(name.to_owned(), is_there.map(|()| document))])
     }
 
     fn names(view: &View<'_>) -> Vec<String> {

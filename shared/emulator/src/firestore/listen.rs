@@ -10,6 +10,7 @@ use googleapis_tonic_google_firestore_v1::google::rpc;
 use proto::listen_request::TargetChange as Wanted;
 use proto::listen_response::ResponseType;
 use proto::target_change::TargetChangeType;
+use proto::{ListenRequest, ListenResponse};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tonic::{Code, Streaming};
@@ -24,15 +25,12 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Most targets of a stream. Google has a limit, too, but does not document it.
 const MAX_TARGETS: usize = 1000;
 
-type Request = proto::ListenRequest;
-type Response = proto::ListenResponse;
-
 impl Firestore {
     /// Answers a stream of targets with their documents and later changes.
     pub(super) fn listen(
         &self,
-        requests: Streaming<Request>,
-    ) -> impl Stream<Item = Result<Response, tonic::Status>> + Send + use<> {
+        requests: Streaming<ListenRequest>,
+    ) -> impl Stream<Item = Result<ListenResponse, tonic::Status>> + Send + use<> {
         let listener = Listener {
             firestore: self.clone(),
             requests,
@@ -55,19 +53,19 @@ impl Firestore {
 
 struct Listener {
     firestore: Firestore,
-    requests: Streaming<Request>,
+    requests: Streaming<ListenRequest>,
     cuts: watch::Receiver<u64>,
     commits: watch::Receiver<()>,
     targets: BTreeMap<i32, Target>,
     /// Time of the last check of the targets.
     seen: Option<Time>,
     /// Responses of one check. The next check waits until they are sent.
-    responses: VecDeque<Response>,
+    responses: VecDeque<ListenResponse>,
 }
 
 impl Listener {
     /// Returns the next response; `None` after the client has closed the stream.
-    async fn next(&mut self) -> Result<Option<Response>, Status> {
+    async fn next(&mut self) -> Result<Option<ListenResponse>, Status> {
         let conditions = self.firestore.faults.conditions().clone();
         loop {
             if let Some(response) = self.responses.pop_front() {
@@ -89,7 +87,7 @@ impl Listener {
         }
     }
 
-    async fn handle(&mut self, request: Request) -> Result<(), Status> {
+    async fn handle(&mut self, request: ListenRequest) -> Result<(), Status> {
         match request.target_change {
             Some(Wanted::AddTarget(target)) => {
                 let faults = self.firestore.faults.clone();
@@ -192,8 +190,8 @@ impl Listener {
     }
 }
 
-fn response(response: ResponseType) -> Response {
-    Response { response_type: Some(response) }
+fn response(response: ResponseType) -> ListenResponse {
+    ListenResponse { response_type: Some(response) }
 }
 
 fn change(kind: TargetChangeType, target_ids: Vec<i32>) -> proto::TargetChange {

@@ -58,7 +58,7 @@ consistency! {
 }
 
 /// Result of a read.
-pub(super) struct Answer<T> {
+pub(super) struct ReadResult<T> {
     pub(super) found: T,
     pub(super) read_time: Timestamp,
     /// Id of the transaction that the read began, or empty.
@@ -233,7 +233,7 @@ impl Firestore {
         &self,
         consistency: Consistency,
         reader: impl FnOnce(&View<'_>, Option<&mut Reads>) -> Result<T, Status>,
-    ) -> Result<Answer<T>, Status> {
+    ) -> Result<ReadResult<T>, Status> {
         let mut store = self.lock();
         let (id, begun) = match &consistency {
             Consistency::Latest | Consistency::At(_) => (None, Bytes::new()),
@@ -260,7 +260,7 @@ impl Firestore {
             None => documents.latest(),
         };
         let found = reader(&view, reads)?;
-        Ok(Answer { found, read_time: read_time.into(), transaction: begun })
+        Ok(ReadResult { found, read_time: read_time.into(), transaction: begun })
     }
 }
 

@@ -10,7 +10,7 @@ use proto::write::Operation;
 use tonic::Code;
 use uuid::Uuid;
 
-use super::documents::{Changes, Documents};
+use super::documents::{DocumentChanges, Documents};
 use super::fields::{self, Fields};
 use super::time::Time;
 use super::{Firestore, Store, names, not_found, proto, transform};
@@ -138,7 +138,7 @@ fn apply(
     writes: &[proto::Write],
 ) -> Result<(Vec<proto::WriteResult>, Timestamp), Status> {
     // Changes of the documents; `None` is a deleted one.
-    let mut changed = Changes::new();
+    let mut changed = DocumentChanges::new();
     let time = documents.commit_time();
     let mut results = Vec::with_capacity(writes.len());
     for write in writes {

@@ -5,20 +5,18 @@ use tokio::sync::watch;
 use tonic::{Code, Streaming};
 use uuid::Uuid;
 
+use super::Firestore;
+use super::proto::{WriteRequest, WriteResponse};
 use super::rpc::MAX_REQUEST_BYTES;
-use super::{Firestore, proto};
 use crate::grpc::check_size;
 use crate::status::Status;
-
-type Request = proto::WriteRequest;
-type Response = proto::WriteResponse;
 
 impl Firestore {
     /// Answers a stream of commits.
     pub(super) fn write_stream(
         &self,
-        requests: Streaming<Request>,
-    ) -> impl Stream<Item = Result<Response, tonic::Status>> + Send + use<> {
+        requests: Streaming<WriteRequest>,
+    ) -> impl Stream<Item = Result<WriteResponse, tonic::Status>> + Send + use<> {
         let cuts = self.faults.cuts();
         let writer = StreamWriter {
             firestore: self.clone(),
@@ -40,7 +38,7 @@ impl Firestore {
 
 struct StreamWriter {
     firestore: Firestore,
-    requests: Streaming<Request>,
+    requests: Streaming<WriteRequest>,
     cuts: watch::Receiver<u64>,
     /// Empty before the first request.
     id: String,
@@ -49,7 +47,7 @@ struct StreamWriter {
 
 impl StreamWriter {
     /// Returns the next response; `None` after the client has closed the stream.
-    async fn next(&mut self) -> Result<Option<Response>, Status> {
+    async fn next(&mut self) -> Result<Option<WriteResponse>, Status> {
         let request = tokio::select! {
             request = self.requests.message() => request,
             _ = self.cuts.changed() => {
@@ -62,7 +60,7 @@ impl StreamWriter {
             self.open(&request)?;
         }
         let faults = self.firestore.faults.clone();
-        let mut response = Response { stream_id: self.id.clone(), ..<_>::default() };
+        let mut response = WriteResponse { stream_id: self.id.clone(), ..<_>::default() };
         if !request.writes.is_empty() {
             let write = async {
                 self.firestore.check_rights(&request.writes)?;
@@ -78,7 +76,7 @@ impl StreamWriter {
     }
 
     /// Opens the stream. The first request must not have writes.
-    fn open(&mut self, first: &Request) -> Result<(), Status> {
+    fn open(&mut self, first: &WriteRequest) -> Result<(), Status> {
         if !first.stream_id.is_empty() {
             return Err(Status::unimplemented("the resumption of write streams"));
         }

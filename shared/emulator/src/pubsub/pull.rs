@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use tonic::{Code, Streaming};
 
 use super::delivery::{Allowance, SCAN_INTERVAL, Subscription, seconds_of};
+use super::proto::StreamingPullRequest;
 use super::settling::check_deadline;
 use super::wire::Pulled;
 use super::{PubSub, proto};
@@ -20,8 +21,6 @@ use crate::status::Status;
 const PULL_WAIT: Duration = Duration::from_secs(10);
 /// Time after which a silent stream sends an answer to show that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(30);
-
-type Request = proto::StreamingPullRequest;
 
 impl PubSub {
     /// Waits for messages and leases them.
@@ -55,7 +54,7 @@ impl PubSub {
     /// Answers a streaming pull.
     pub(super) fn streaming_pull(
         &self,
-        requests: Streaming<Request>,
+        requests: Streaming<StreamingPullRequest>,
     ) -> impl Stream<Item = Result<Pulled, tonic::Status>> + Send + use<> {
         let new = NewStream { pubsub: self.clone(), requests, cuts: self.faults.cuts() };
         let state = Phase::New(Box::new(new));
@@ -85,13 +84,13 @@ enum Phase {
 /// A stream whose first request is not read yet.
 struct NewStream {
     pubsub: PubSub,
-    requests: Streaming<Request>,
+    requests: Streaming<StreamingPullRequest>,
     cuts: watch::Receiver<u64>,
 }
 
 struct PullStream {
     pubsub: PubSub,
-    requests: Streaming<Request>,
+    requests: Streaming<StreamingPullRequest>,
     cuts: watch::Receiver<u64>,
     subscription: Arc<Subscription>,
     stream: u64,
@@ -179,7 +178,7 @@ impl PullStream {
     ///
     /// # Errors
     /// Fails if the stream ends for another reason than the client.
-    async fn request(&mut self) -> Result<Option<Request>, Status> {
+    async fn request(&mut self) -> Result<Option<StreamingPullRequest>, Status> {
         let faults = &self.pubsub.faults;
         tokio::select! {
             _ = self.cuts.changed() => {
@@ -197,7 +196,7 @@ impl PullStream {
         }
     }
 
-    fn handle(&mut self, request: &Request) -> Result<(), Status> {
+    fn handle(&mut self, request: &StreamingPullRequest) -> Result<(), Status> {
         if request.stream_ack_deadline_seconds != 0 {
             self.allowance.ack_deadline = stream_deadline(request.stream_ack_deadline_seconds)?;
         }
@@ -205,7 +204,7 @@ impl PullStream {
     }
 
     /// Applies acknowledgements and deadlines that arrive on the stream.
-    fn settle(&self, request: &Request) -> Result<(), Status> {
+    fn settle(&self, request: &StreamingPullRequest) -> Result<(), Status> {
         let (ids, seconds) = (&request.modify_deadline_ack_ids, &request.modify_deadline_seconds);
         if ids.len() != seconds.len() {
             let text = "modify_deadline_ack_ids and modify_deadline_seconds must be of one size";

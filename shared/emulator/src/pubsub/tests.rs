@@ -395,8 +395,8 @@ fn a_message_becomes_a_dead_letter_after_its_last_attempt_with_its_origin() {
     let found = take(&dead);
 
     assert_eq!((before, last[0].delivery_attempt, texts(&found)), (0, 5, vec!["x".to_owned()]));
-    let letter = proto::PubsubMessage::decode(found[0].message.clone()).expect("a message");
-    let attribute = |name: &str| letter.attributes.get(name).map(String::as_str);
+    let dead_letter = proto::PubsubMessage::decode(found[0].message.clone()).expect("a message");
+    let attribute = |name: &str| dead_letter.attributes.get(name).map(String::as_str);
     let source = attribute("CloudPubSubDeadLetterSourceSubscription");
     let count = attribute("CloudPubSubDeadLetterSourceDeliveryCount");
     assert_eq!((source, count), (Some("subscription"), Some("5")));

@@ -118,11 +118,12 @@ mod tests {
     /// Endings of all parts. Each kind is the worst one in many cases.
     fn ends() -> impl Strategy<Value = Vec<End>> {
         let reason = || prop_oneof![Just(PANICKED), Just(CRASHED)];
-        let letter = reason().prop_map(|reason| End::Settle(Disposition::DeadLettered(reason)));
+        let dead_letter =
+            reason().prop_map(|reason| End::Settle(Disposition::DeadLettered(reason)));
         let dropped = reason().prop_map(|reason| End::Settle(Disposition::Dropped(reason)));
         let end = prop_oneof![
             16 => Just(End::Settle(Disposition::Ack)),
-            4 => letter,
+            4 => dead_letter,
             2 => dropped,
             1 => Just(End::Settle(Disposition::Nack)),
             1 => Just(End::Drop),

@@ -44,9 +44,9 @@ impl<H: Hook> Sink for Hooked<H> {
     type Key = String;
     type Batch = Vec<Item>;
     type EncodedBatch = Vec<Item>;
-    type Scratch = ();
+    type LaneState = ();
 
-    fn scratch(&self) {}
+    fn lane_state(&self) {}
 
     fn key(&self, record: &Item) -> String {
         self.1.called(Call::Key, &record.id);

@@ -85,9 +85,9 @@ impl Sink for MemorySink {
     type Key = String;
     type Batch = Vec<Item>;
     type EncodedBatch = Vec<Item>;
-    type Scratch = ();
+    type LaneState = ();
 
-    fn scratch(&self) {}
+    fn lane_state(&self) {}
 
     fn key(&self, record: &Item) -> String {
         record.key.clone()
@@ -162,11 +162,11 @@ impl Sink for Archive {
     type Key = String;
     type Batch = Vec<Item>;
     type EncodedBatch = Vec<Item>;
-    type Scratch = ();
+    type LaneState = ();
 
     const KEEPS_ORIGINALS: bool = false;
 
-    fn scratch(&self) {}
+    fn lane_state(&self) {}
 
     fn key(&self, record: &Item) -> String {
         self.0.key(record)
@@ -219,7 +219,7 @@ where
         }
         if fault == Fault::LostReply {
             // A transform has no reply to lose. It asks for another delivery instead.
-            return Err(Recovery::HandBack.because("look up", "later"));
+            return Err(Recovery::Nack.because("look up", "later"));
         }
         fault.before("look up").await?;
         let item = (self.0)(message);
@@ -235,12 +235,12 @@ where
 pub struct MemoryDeadLetters(pub Recorder, pub Faults);
 
 impl<E: Event> DeadLetters<E> for MemoryDeadLetters {
-    async fn write(&self, letter: &DeadLetter<'_, E>, _: Duration) -> Result<(), Error> {
+    async fn write(&self, dead_letter: &DeadLetter<'_, E>, _: Duration) -> Result<(), Error> {
         let (delay, fault) = self.1.draw();
         tokio::time::sleep(delay).await;
         fault.before("dead letter").await?;
-        let id = letter.message.id().to_owned();
-        self.0.recording().dead_lettered.insert(id, letter.reason.as_str());
+        let id = dead_letter.message.id().to_owned();
+        self.0.recording().dead_lettered.insert(id, dead_letter.reason.as_str());
         fault.after("dead letter")
     }
 }

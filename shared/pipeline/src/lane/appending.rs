@@ -73,14 +73,14 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
             self.open.insert(key, open);
         }
         let Some(open) = self.open.get_mut(key) else { return Ok(()) };
-        let (batch, scratch) = (&mut open.batch, &mut self.scratch);
-        match panics::catch("push record", || shared.sink.push(batch, record, scratch)) {
+        let (batch, state) = (&mut open.batch, &mut self.sink_state);
+        match panics::catch("push record", || shared.sink.push(batch, record, state)) {
             Ok(bytes) => {
                 open.bytes = bytes?;
                 Ok(())
             }
             Err(error) => {
-                self.scratch = shared.sink.scratch();
+                self.sink_state = shared.sink.lane_state();
                 self.lose_open(key);
                 Err(PushError::Refused(error))
             }

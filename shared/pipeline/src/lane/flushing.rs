@@ -19,8 +19,8 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
     /// While all writes are busy, a due batch keeps growing until one of them ends.
     pub(super) fn wake_at(&mut self) -> Instant {
         let mut wake_at = Instant::now() + self.heartbeat.interval();
-        if let Some(held) = self.held.front() {
-            wake_at = wake_at.min(held.due);
+        if let Some(delayed) = self.delayed_nacks.front() {
+            wake_at = wake_at.min(delayed.due);
         }
         if let Some(give_up_at) = self.give_up_at {
             wake_at = wake_at.min(give_up_at);
@@ -136,7 +136,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
     /// those in it, so it must not go into another batch while they are nacked.
     fn flush_unless_late(&mut self, key: &S::Key, reason: FlushReason) {
         if self.open.get(key).is_some_and(Open::is_late) {
-            self.hand_back_open(key, "lease");
+            self.nack_open_later(key, "lease");
         } else {
             self.flush(key, reason);
         }
@@ -151,12 +151,12 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
         self.shared.metrics.flushed.get_or_create(&FlushLabels { cause: reason }).inc();
         self.shared.metrics.batch_records.observe(open.entries.len() as f64);
         let note = self.note(open.entries.iter().map(Entry::fingerprint), Work::Compute);
-        let (sink, batch, scratch) = (&self.shared.sink, open.batch, &mut self.scratch);
-        let encode = || panics::catch("encode batch", || sink.encode(batch, scratch));
+        let (sink, batch, state) = (&self.shared.sink, open.batch, &mut self.sink_state);
+        let encode = || panics::catch("encode batch", || sink.encode(batch, state));
         let encoded = match suspects::during(note.as_ref(), encode) {
             Ok(encoded) => encoded,
             Err(error) => {
-                self.scratch = self.shared.sink.scratch();
+                self.sink_state = self.shared.sink.lane_state();
                 return self.lose_closed(open.entries, &error);
             }
         };

@@ -41,12 +41,12 @@ pub(super) struct Order {
 /// Nacked messages of one key that have not arrived again.
 #[derive(Debug, Default)]
 struct Absent {
-    by_sequence: BTreeMap<u64, HandedBack>,
+    by_sequence: BTreeMap<u64, Nacked>,
     sequence_by_id: HashMap<String, u64>,
 }
 
 #[derive(Debug)]
-struct HandedBack {
+struct Nacked {
     id: String,
     /// Time of the first refusal. A copy that arrives soon after it was already on its way.
     first: Instant,
@@ -54,7 +54,7 @@ struct HandedBack {
     last: Instant,
 }
 
-impl HandedBack {
+impl Nacked {
     fn is_over(&self) -> bool {
         self.last.elapsed() >= MAX_ABSENCE
     }
@@ -74,7 +74,7 @@ impl Absent {
         let sequence = known.map_or(sequence, |known| known.min(sequence));
         self.sequence_by_id.insert(id.clone(), sequence);
         let first = earlier.map_or_else(Instant::now, |message| message.first);
-        self.by_sequence.insert(sequence, HandedBack { id, first, last: nacked_at });
+        self.by_sequence.insert(sequence, Nacked { id, first, last: nacked_at });
     }
 
     fn remove_up_to(&mut self, sequence: u64) {
@@ -85,7 +85,7 @@ impl Absent {
     }
 
     fn is_over(&self) -> bool {
-        self.by_sequence.values().all(HandedBack::is_over)
+        self.by_sequence.values().all(Nacked::is_over)
     }
 }
 
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_handed_back_comes_again_in_its_order_and_all_else_behind_it() {
+    async fn what_was_nacked_comes_again_in_its_order_and_all_else_behind_it() {
         let mut order = started(&["1", "2"]);
 
         order.nack("b", "7", 0);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_that_is_handed_back_again_is_waited_for_again() {
+    async fn a_message_that_is_nacked_again_is_waited_for_again() {
         let return_delay = Duration::from_secs(60);
         let mut order = started(&["1", "2"]);
         order.nack("a", "1", 1);

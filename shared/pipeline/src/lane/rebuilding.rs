@@ -55,7 +55,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
                     self.lost.insert(place, tracked);
                     place += 1;
                 }
-                Err(entry) => self.hand_back(*entry, PANICKED.as_str()),
+                Err(entry) => self.nack_later(*entry, PANICKED.as_str()),
             }
         }
         place
@@ -70,7 +70,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
             if tracked.handle.settlement.is_current() {
                 self.rebuilding.push(self.transform_future(tracked));
             } else {
-                self.hand_back(Entry::new(tracked, false), "stale");
+                self.nack_later(Entry::new(tracked, false), "stale");
             }
         }
     }

@@ -52,9 +52,9 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
     /// Transforms a message. Returns its ordering key if the transform has already finished.
     pub(super) async fn transform(&mut self, mut tracked: Tracked<E>) -> Option<String> {
         tracked.handle.sequence = self.order.sequence(&tracked.message);
-        if let Some(reason) = self.reason_to_hand_back(&tracked) {
+        if let Some(reason) = self.reason_to_nack(&tracked) {
             let key = tracked.message.ordering_key().to_owned();
-            self.hand_back(Entry::new(tracked, false), reason);
+            self.nack_later(Entry::new(tracked, false), reason);
             return Some(key);
         }
         if let Err(error) = self.check_suspects(&mut tracked) {
@@ -74,7 +74,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
     }
 
     /// Returns the reason why a message must be nacked before it is transformed, if there is one.
-    fn reason_to_hand_back(&mut self, tracked: &Tracked<E>) -> Option<&'static str> {
+    fn reason_to_nack(&mut self, tracked: &Tracked<E>) -> Option<&'static str> {
         let settlement = &tracked.handle.settlement;
         if !settlement.is_current() {
             return Some("stale");
@@ -110,7 +110,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
             Outcome::Record(tracked, _)
                 if self.order.awaits(tracked.message.ordering_key(), tracked.handle.sequence) =>
             {
-                self.hand_back(Entry::new(tracked, false), "order");
+                self.nack_later(Entry::new(tracked, false), "order");
             }
             Outcome::Record(tracked, record) => self.append(tracked, record),
             Outcome::Refused(tracked, error) => self.refuse(tracked, error),
@@ -162,7 +162,7 @@ where
             warn!(trace, error, "the lease ends, handing the message back");
             let entries = vec![Entry::new(tracked, false)];
             // Boxed, because otherwise every message's future would reserve the space for it.
-            Outcome::Settled(Box::pin(Writer::new(&shared).hand_back(entries, "transform")).await)
+            Outcome::Settled(Box::pin(Writer::new(&shared).nack_later(entries, "transform")).await)
         }
         Err(error) => {
             Outcome::Settled(Box::pin(Writer::new(&shared).give_up(tracked, error)).await)
@@ -191,10 +191,8 @@ impl<T: Transform<E>, E: Event> Attempt for Apply<'_, T, E> {
         // the attempts that its subscription allows.
         let stays = !self.message.ordering_key().is_empty() || self.message.counts_attempts();
         applied.map_err(|error| match error.recovery() {
-            Recovery::HandBack if stays => Failure::Again(error),
-            Recovery::Retry | Recovery::Reject(_) | Recovery::HandBack | Recovery::Stop => {
-                error.into()
-            }
+            Recovery::Nack if stays => Failure::Again(error),
+            Recovery::Retry | Recovery::Reject(_) | Recovery::Nack | Recovery::Stop => error.into(),
         })
     }
 }

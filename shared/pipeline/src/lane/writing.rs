@@ -37,14 +37,14 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
         }
     }
 
-    /// Ends a write, and hands back the messages that could not be written.
+    /// Ends a write, and nacks the messages that could not be written.
     pub(super) fn on_written(&mut self, written: Written<S::Key, E>) {
         if written.was_ordered {
             self.ordered.remove(&written.key);
         }
         if let Some(unwritten) = written.unwritten {
-            self.hand_back_all(unwritten);
-            self.hand_back_behind(&written.key);
+            self.nack_all_later(unwritten);
+            self.nack_later_behind(&written.key);
         }
     }
 

@@ -217,7 +217,7 @@ impl Families {
                 "Given up and lost, as the settings ask, by reason",
                 &self.dropped,
             ),
-            ("nacked_messages", "Handed back for another delivery, by reason", &self.nacked),
+            ("nacked_messages", "Nacked for another delivery, by reason", &self.nacked),
             ("retried_attempts", "Attempts after the first, by what failed", &self.retried),
         ];
         for (name, help, family) in families {

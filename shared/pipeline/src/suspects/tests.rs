@@ -180,7 +180,7 @@ fn the_last_lane_of_the_largest_file_is_read() {
     look(&Suspects::open(&crashes.path(), &limits()).unwrap(), 255, &bad);
 
     let found = Suspects::open(&crashes.path(), &limits()).unwrap().suspects;
-    assert_eq!(found, [(fingerprint(&bad), Ends { alone: 1, in_a_batch: 0 })].into());
+    assert_eq!(found, [(fingerprint(&bad), EndCounts { alone: 1, in_a_batch: 0 })].into());
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn what_is_noted_replaces_a_longer_batch() {
     drop(suspects);
 
     let found = crashes.start(1).suspects;
-    assert_eq!(found, [(fingerprint(&first), Ends { alone: 1, in_a_batch: 0 })].into());
+    assert_eq!(found, [(fingerprint(&first), EndCounts { alone: 1, in_a_batch: 0 })].into());
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
                 warn!(trace, error = text, "not possible now, handing the message back");
                 "transform"
             }
-            Recovery::HandBack => {
+            Recovery::Nack => {
                 debug!(trace, error = text, "handing the message back");
                 "asked"
             }
@@ -53,7 +53,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
                 "stop"
             }
         };
-        self.hand_back(vec![Entry::new(tracked, false)], reason).await
+        self.nack_later(vec![Entry::new(tracked, false)], reason).await
     }
 
     /// Writes messages to the dead letters, each with its reason and a detail.
@@ -90,7 +90,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
             }
         }
         for (reason, entries) in left {
-            self.hand_back(entries, reason).await;
+            self.nack_later(entries, reason).await;
         }
     }
 
@@ -114,7 +114,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
             }
             return Err(Undelivered { entry, reason: reason.as_str() });
         };
-        let letter = DeadLetter {
+        let dead_letter = DeadLetter {
             service: shared.service,
             reason,
             detail: dead_letter::cut(detail, MAX_DETAIL_BYTES),
@@ -124,7 +124,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
         };
         let attempt_timeout = shared.limits.attempt_timeout;
         let lease = LeasePlan::of(&entry.handle.settlement);
-        match self.write(dead_letters, &letter, lease.deadline(attempt_timeout)).await {
+        match self.write(dead_letters, &dead_letter, lease.deadline(attempt_timeout)).await {
             Ok(()) => {
                 shared.dead_letter_outage.over();
                 let trace = original.trace_id();
@@ -153,7 +153,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
     async fn write(
         &self,
         dead_letters: &D,
-        letter: &DeadLetter<'_, E>,
+        dead_letter: &DeadLetter<'_, E>,
         deadline: Deadline,
     ) -> Result<(), Error> {
         let shared = self.shared;
@@ -161,13 +161,15 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
             action: "write dead letter",
             // Their own turns, so that they do not wait behind writes that time out.
             pace: &shared.dead_letter_pace,
-            bytes: letter.message.size(),
+            bytes: dead_letter.message.size(),
             deadline,
         };
-        let report =
-            Report::Outage { what: &letter.reason.as_str(), outage: &shared.dead_letter_outage };
+        let report = Report::Outage {
+            what: &dead_letter.reason.as_str(),
+            outage: &shared.dead_letter_outage,
+        };
         let spacing = &shared.dead_letter_spacing;
-        let write = WriteDeadLetter { dead_letters, letter, spacing, paced };
+        let write = WriteDeadLetter { dead_letters, dead_letter, spacing, paced };
         self.series("dead_letter", deadline, report).run(write).await
     }
 }
@@ -175,7 +177,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
 /// The write of a dead letter.
 struct WriteDeadLetter<'a, D, E> {
     dead_letters: &'a D,
-    letter: &'a DeadLetter<'a, E>,
+    dead_letter: &'a DeadLetter<'a, E>,
     spacing: &'a Spacing,
     paced: Paced<'a>,
 }
@@ -186,7 +188,7 @@ impl<D: DeadLetters<E>, E: Event> Attempt for WriteDeadLetter<'_, D, E> {
     async fn attempt(&mut self) -> Result<(), Failure> {
         // A turn that the lease cuts short is followed by an attempt that sees the end of the lease.
         let _cut = before(self.paced.deadline.end, self.spacing.turn()).await;
-        match self.paced.attempt(|limit| self.dead_letters.write(self.letter, limit)).await {
+        match self.paced.attempt(|limit| self.dead_letters.write(self.dead_letter, limit)).await {
             Attempted::Done { reply: (), .. } => {
                 self.spacing.succeeded();
                 Ok(())

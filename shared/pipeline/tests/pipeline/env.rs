@@ -34,7 +34,7 @@ pub(crate) struct Parts {
     pub(crate) max_deliveries: u32,
     pub(crate) transform: Faults,
     pub(crate) sink: Faults,
-    pub(crate) letters: Policy<Faults>,
+    pub(crate) dead_letters: Policy<Faults>,
     /// Maximum bytes of one batch of the sink.
     pub(crate) max_batch_bytes: usize,
     /// True if the sink keeps no originals and splits no batch.
@@ -64,7 +64,7 @@ impl Default for Parts {
             max_deliveries: u32::MAX,
             transform: Faults::none(),
             sink: Faults::none(),
-            letters: Policy::Write(Faults::none()),
+            dead_letters: Policy::Write(Faults::none()),
             max_batch_bytes: usize::MAX,
             is_archive: false,
             held_bytes: 0,
@@ -87,7 +87,7 @@ impl Parts {
             },
             transform: FnTransform(item, self.transform),
             sink: (),
-            dead_letters: match self.letters {
+            dead_letters: match self.dead_letters {
                 Policy::Write(faults) => Policy::Write(MemoryDeadLetters(recorder.clone(), faults)),
                 Policy::Leave => Policy::Leave,
                 Policy::Drop => Policy::Drop,

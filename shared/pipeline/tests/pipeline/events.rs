@@ -89,11 +89,11 @@ impl Source<Reading> for Sensors {
 
 /// Dead letters that keep the reading itself.
 #[derive(Clone, Default)]
-struct Letters(Arc<Mutex<Vec<(f64, Reason, u32)>>>);
+struct KeptReadings(Arc<Mutex<Vec<(f64, Reason, u32)>>>);
 
-impl DeadLetters<Reading> for Letters {
-    async fn write(&self, letter: &DeadLetter<'_, Reading>, _: Duration) -> Result<(), Error> {
-        let DeadLetter { message, reason, attempts, .. } = letter;
+impl DeadLetters<Reading> for KeptReadings {
+    async fn write(&self, dead_letter: &DeadLetter<'_, Reading>, _: Duration) -> Result<(), Error> {
+        let DeadLetter { message, reason, attempts, .. } = dead_letter;
         self.0.lock().unwrap().push((message.celsius, *reason, *attempts));
         Ok(())
     }
@@ -108,7 +108,7 @@ fn item(reading: &Reading) -> Item {
 
 fn start<So: Source<Reading>, D: DeadLetters<Reading>>(
     source: So,
-    letters: D,
+    dead_letters: D,
     metrics: &Metrics,
 ) -> (Running, Recorder) {
     let recorder = Recorder::default();
@@ -117,7 +117,7 @@ fn start<So: Source<Reading>, D: DeadLetters<Reading>>(
         source,
         transform: FnTransform(item, Faults::none()),
         sink: MemorySink::new(recorder.clone(), Faults::none(), 1000),
-        dead_letters: Policy::Write(letters),
+        dead_letters: Policy::Write(dead_letters),
         limits: Limits { lanes: 2, ..Limits::default() },
         metrics: metrics.clone(),
     };
@@ -126,21 +126,21 @@ fn start<So: Source<Reading>, D: DeadLetters<Reading>>(
 
 #[tokio::test(start_paused = true)]
 async fn events_of_any_type_are_written_or_become_dead_letters() {
-    let (outcomes, letters, metrics) =
-        (Outcomes::default(), Letters::default(), Metrics::default());
+    let (outcomes, dead_letters, metrics) =
+        (Outcomes::default(), KeptReadings::default(), Metrics::default());
     let celsius = [("warm", 20.0), ("cold", -300.0), ("broken", f64::NAN), ("hot", 40.0)];
     let source = Sensors::new(celsius, &outcomes);
 
-    let (mut running, recorder) = start(source, letters.clone(), &metrics);
+    let (mut running, recorder) = start(source, dead_letters.clone(), &metrics);
     assert!(running.ended().await.is_none());
 
     let mut written = recorder.recording().written.clone();
     written.sort_unstable();
     assert_eq!(written, ["hot", "warm"]);
-    let mut letters = letters.0.lock().unwrap().clone();
-    letters.sort_by(|one, other| one.0.total_cmp(&other.0));
-    assert_eq!(letters[0], (-300.0, REFUSED_RECORD, 2));
-    assert!(letters[1].0.is_nan() && letters[1].1 == PANICKED, "{letters:?}");
+    let mut dead_letters = dead_letters.0.lock().unwrap().clone();
+    dead_letters.sort_by(|one, other| one.0.total_cmp(&other.0));
+    assert_eq!(dead_letters[0], (-300.0, REFUSED_RECORD, 2));
+    assert!(dead_letters[1].0.is_nan() && dead_letters[1].1 == PANICKED, "{dead_letters:?}");
     let expected = [
         ("warm", Disposition::Ack),
         ("cold", Disposition::DeadLettered(REFUSED_RECORD)),
@@ -158,9 +158,9 @@ async fn several_sources_of_events_are_read_as_one() {
     let sources = [[("a", 1.0), ("b", 2.0)], [("c", 3.0), ("d", 4.0)]];
     let sources = sources.map(|celsius| Sensors::new(celsius, &outcomes));
     let source = Merged::new(sources, Backoff::default(), metrics.clone());
-    let letters = MemoryDeadLetters(Recorder::default(), Faults::none());
+    let dead_letters = MemoryDeadLetters(Recorder::default(), Faults::none());
 
-    let (mut running, recorder) = start(source, letters, &metrics);
+    let (mut running, recorder) = start(source, dead_letters, &metrics);
     assert!(running.ended().await.is_none());
 
     assert_eq!(recorder.recording().written.len(), 4);
@@ -172,7 +172,7 @@ async fn several_sources_of_events_are_read_as_one() {
 async fn an_event_without_an_id_is_known_again_after_process_ends() {
     let folder = tempfile::tempdir().unwrap();
     let (path, left) = (folder.path().join("crash_file"), folder.path().join("left"));
-    let (outcomes, letters) = (Outcomes::default(), Letters::default());
+    let (outcomes, dead_letters) = (Outcomes::default(), KeptReadings::default());
     let written = async || {
         let (path_now, left_behind) = (path.clone(), left.clone());
         let work = move |reading: &Reading| {
@@ -187,7 +187,7 @@ async fn an_event_without_an_id_is_known_again_after_process_ends() {
             source: Sensors::new([("bad", 1.0), ("good", 2.0)], &outcomes),
             transform: FnTransform(work, Faults::none()),
             sink: MemorySink::new(recorder.clone(), Faults::none(), 1000),
-            dead_letters: Policy::Write(letters.clone()),
+            dead_letters: Policy::Write(dead_letters.clone()),
             limits: Limits { lanes: 1, crash_file: Some(path.clone()), ..Limits::default() },
             metrics: Metrics::default(),
         };
@@ -201,5 +201,5 @@ async fn an_event_without_an_id_is_known_again_after_process_ends() {
     }
 
     assert_eq!(written().await, ["good"]);
-    assert_eq!(*letters.0.lock().unwrap(), [(1.0, CRASHED, 2)]);
+    assert_eq!(*dead_letters.0.lock().unwrap(), [(1.0, CRASHED, 2)]);
 }

@@ -67,9 +67,9 @@ impl Sink for FileSink {
     type Key = (); // Any two lines may share a file.
     type Batch = Vec<String>;
     type EncodedBatch = NamedLines;
-    type Scratch = ();
+    type LaneState = ();
 
-    fn scratch(&self) {}
+    fn lane_state(&self) {}
 
     fn key(&self, _line: &String) {}
 

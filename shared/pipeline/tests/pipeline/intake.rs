@@ -76,7 +76,7 @@ async fn a_source_that_is_away_is_asked_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_can_never_deliver_ends_the_pipeline() {
-    for recovery in [Recovery::Stop, Recovery::Reject(GONE), Recovery::HandBack] {
+    for recovery in [Recovery::Stop, Recovery::Reject(GONE), Recovery::Nack] {
         assert_eq!(run([recovery]).await, (Some(recovery), 0, false));
     }
 }

@@ -1,4 +1,4 @@
-//! Tests of log lines about messages that are handed back.
+//! Tests of log lines about messages that are nacked.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
@@ -68,9 +68,9 @@ impl Sink for FullDisk {
     type Key = ();
     type Batch = ();
     type EncodedBatch = ();
-    type Scratch = ();
+    type LaneState = ();
 
-    fn scratch(&self) {}
+    fn lane_state(&self) {}
 
     fn key(&self, (): &()) {}
 

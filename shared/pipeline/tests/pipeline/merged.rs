@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 const RETRY: Backoff = Backoff { min: Duration::from_millis(1), max: Duration::from_millis(50) };
 
-/// One result of a [`Scripted`] source.
+/// One result of a [`ScriptedSource`] source.
 #[derive(Debug, Clone, Copy)]
-enum Event {
+enum ScriptedEvent {
     /// A message, this many milliseconds after the event before.
     Deliver(u64),
     Fail(Recovery),
@@ -25,9 +25,9 @@ enum Event {
 type Dispositions = Arc<Mutex<Vec<(usize, Disposition)>>>;
 
 /// A source that plays a list of events, then ends.
-struct Scripted {
+struct ScriptedSource {
     index: usize,
-    events: VecDeque<Event>,
+    events: VecDeque<ScriptedEvent>,
     /// Time of the next delivery. It stays when `receive` is dropped.
     due: Option<Instant>,
     delivered: usize,
@@ -35,17 +35,17 @@ struct Scripted {
     closed: Arc<Mutex<usize>>,
 }
 
-impl Source for Scripted {
+impl Source for ScriptedSource {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
         match self.events.front() {
             None => return Ok(None),
-            Some(Event::Fail(recovery)) => {
+            Some(ScriptedEvent::Fail(recovery)) => {
                 let error = recovery.because("receive", "scripted");
                 self.events.pop_front();
                 return Err(error);
             }
-            Some(Event::Deliver(0)) => {}
-            Some(Event::Deliver(after)) => {
+            Some(ScriptedEvent::Deliver(0)) => {}
+            Some(ScriptedEvent::Deliver(after)) => {
                 let after = Duration::from_millis(*after);
                 sleep_until(*self.due.get_or_insert_with(|| Instant::now() + after)).await;
             }
@@ -68,16 +68,16 @@ impl Source for Scripted {
 
 /// A merged source, and everything that can be observed of its parts.
 struct Observed {
-    merged: Merged<Scripted>,
+    merged: Merged<ScriptedSource>,
     metrics: Metrics,
     dispositions: Vec<Dispositions>,
     closed: Arc<Mutex<usize>>,
 }
 
-fn merge(scripts: &[Vec<Event>]) -> Observed {
+fn merge(scripts: &[Vec<ScriptedEvent>]) -> Observed {
     let closed = Arc::default();
     let dispositions: Vec<Dispositions> = scripts.iter().map(|_| Arc::default()).collect();
-    let source = |(index, events): (usize, &Vec<Event>)| Scripted {
+    let source = |(index, events): (usize, &Vec<ScriptedEvent>)| ScriptedSource {
         index,
         events: events.iter().copied().collect(),
         due: None,
@@ -105,11 +105,11 @@ fn origin(delivery: &Delivery) -> (usize, usize) {
     (index.parse().unwrap(), number.parse().unwrap())
 }
 
-fn scripts() -> impl Strategy<Value = Vec<Vec<Event>>> {
+fn scripts() -> impl Strategy<Value = Vec<Vec<ScriptedEvent>>> {
     let event = prop_oneof![
-        4 => Just(Event::Deliver(0)),
-        4 => (1..200_u64).prop_map(Event::Deliver),
-        1 => Just(Event::Fail(Recovery::Retry)),
+        4 => Just(ScriptedEvent::Deliver(0)),
+        4 => (1..200_u64).prop_map(ScriptedEvent::Deliver),
+        1 => Just(ScriptedEvent::Fail(Recovery::Retry)),
     ];
     proptest::collection::vec(proptest::collection::vec(event, 0..20), 0..5)
 }
@@ -151,7 +151,7 @@ proptest! {
             let Observed { merged, dispositions, closed, .. } = observed;
             merged.close().await.unwrap();
 
-            let is_failure = |event: &&Event| matches!(event, Event::Fail(_));
+            let is_failure = |event: &&ScriptedEvent| matches!(event, ScriptedEvent::Fail(_));
             let all = || scripts.iter().flatten();
             prop_assert_eq!(failures, all().filter(is_failure).count());
             prop_assert_eq!(expected.iter().flatten().count() + failures, all().count());
@@ -166,7 +166,7 @@ proptest! {
     fn sources_that_are_ready_take_turns(counts in proptest::collection::vec(0..20_usize, 1..6)) {
         block_on(async {
             let scripts: Vec<_> =
-                counts.iter().map(|count| vec![Event::Deliver(0); *count]).collect();
+                counts.iter().map(|count| vec![ScriptedEvent::Deliver(0); *count]).collect();
             let mut merged = merge(&scripts).merged;
             let mut delivered = vec![0; counts.len()];
             while let Some(delivery) = merged.receive().await.unwrap() {
@@ -186,8 +186,8 @@ proptest! {
 #[tokio::test(start_paused = true)]
 async fn a_source_that_fails_permanently_ends_all_and_all_are_closed() {
     let scripts = [
-        vec![Event::Deliver(10); 5],
-        vec![Event::Deliver(15), Event::Fail(Recovery::Stop)],
+        vec![ScriptedEvent::Deliver(10); 5],
+        vec![ScriptedEvent::Deliver(15), ScriptedEvent::Fail(Recovery::Stop)],
         vec![],
     ];
     let Observed { mut merged, closed, .. } = merge(&scripts);
@@ -209,7 +209,8 @@ async fn a_source_that_fails_permanently_ends_all_and_all_are_closed() {
 /// A source that fails must not hold up the others for the whole of its back-off.
 #[tokio::test(start_paused = true)]
 async fn a_source_that_waits_after_a_failure_lets_the_others_deliver() {
-    let scripts = [vec![Event::Fail(Recovery::Retry); 4], vec![Event::Deliver(0); 20]];
+    let scripts =
+        [vec![ScriptedEvent::Fail(Recovery::Retry); 4], vec![ScriptedEvent::Deliver(0); 20]];
     let mut observed = merge(&scripts);
     let start = Instant::now();
 
@@ -222,7 +223,8 @@ async fn a_source_that_waits_after_a_failure_lets_the_others_deliver() {
 
 #[tokio::test(start_paused = true)]
 async fn sources_are_closed_while_they_wait_for_a_delivery() {
-    let scripts = [vec![Event::Deliver(1_000_000)], vec![Event::Deliver(0)], vec![]];
+    let scripts =
+        [vec![ScriptedEvent::Deliver(1_000_000)], vec![ScriptedEvent::Deliver(0)], vec![]];
     let Observed { mut merged, dispositions, closed, .. } = merge(&scripts);
     let start = Instant::now();
 

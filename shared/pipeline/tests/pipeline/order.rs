@@ -148,9 +148,9 @@ impl Transform for Away {
 }
 
 /// A destination that cannot be reached until this time.
-struct Back(Instant);
+struct OutageUntil(Instant);
 
-impl Hook for Back {
+impl Hook for OutageUntil {
     async fn before_write(&self, _: &[Item]) {
         sleep_until(self.0).await;
     }
@@ -172,7 +172,7 @@ async fn written_with(source: Ordered, transform: Away, sink_back: u64) -> Vec<S
         transform,
         sink: Hooked(
             MemorySink::new(recorder.clone(), faultless(), 100),
-            Back(start + seconds(sink_back)),
+            OutageUntil(start + seconds(sink_back)),
         ),
         dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
         limits: Limits {
@@ -254,14 +254,14 @@ async fn two_outages_in_a_row_keep_the_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_batch_behind_one_that_is_handed_back_keeps_the_order() {
+async fn an_open_batch_behind_one_that_is_nacked_keeps_the_order() {
     let written = written(Ordered::new([(0, "1"), (10, "2")]), 0, 65).await;
 
     assert_eq!(first_times(written), ["1", "2"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_is_transformed_behind_one_that_is_handed_back_keeps_the_order() {
+async fn a_message_that_is_transformed_behind_one_that_is_nacked_keeps_the_order() {
     let source = Ordered::new([(0, "1"), (10, "2")]);
     let away = Away { until: source.start + seconds(62), only: Some("2") };
 
@@ -275,11 +275,11 @@ struct ReadAhead {
     /// Time of the delivery, key and id, and end of the lease of each message; times in seconds.
     due: VecDeque<(u64, [&'static str; 2], u64)>,
     start: Instant,
-    dispositions: Dispositions,
+    dispositions: TimedDispositions,
 }
 
 /// Time and disposition of each settled message.
-type Dispositions = Arc<Mutex<Vec<(Duration, &'static str, Disposition)>>>;
+type TimedDispositions = Arc<Mutex<Vec<(Duration, &'static str, Disposition)>>>;
 
 impl Source for ReadAhead {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
@@ -312,7 +312,7 @@ async fn outcome_of(
     due: impl IntoIterator<Item = (u64, [&'static str; 2], u64)>,
 ) -> (Vec<String>, Vec<(Duration, &'static str, Disposition)>) {
     let (recorder, start, dispositions) =
-        (Recorder::default(), Instant::now(), Dispositions::default());
+        (Recorder::default(), Instant::now(), TimedDispositions::default());
     let faultless = || Faults::new(FaultRates::default(), 0);
     let pipeline = Pipeline {
         service: "test",
@@ -356,7 +356,7 @@ async fn a_message_whose_lease_ended_before_it_came_here_takes_no_others_with_it
 
 /// If they were nacked at once, the source would redeliver them at once, again and again.
 #[tokio::test(start_paused = true)]
-async fn messages_are_held_for_half_a_second_before_they_are_handed_back_in_order() {
+async fn messages_are_held_for_half_a_second_before_they_are_nacked_in_order() {
     let (written, dispositions) = outcome_of([(70, ["a", "1"], 60), (70, ["b", "2"], 60)]).await;
 
     let settled: Vec<_> =

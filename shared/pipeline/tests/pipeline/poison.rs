@@ -50,9 +50,9 @@ fn panic_over(id: &str, here: Stage, bad: Stage) {
     assert!(!id.starts_with("bad") || here != bad, "a bug in {here:?}");
 }
 
-struct FnTransform(Stage);
+struct PanickingTransform(Stage);
 
-impl Transform for FnTransform {
+impl Transform for PanickingTransform {
     type Record = Item;
 
     async fn apply(&self, message: &Message) -> Result<Step<Item>, Error> {
@@ -97,7 +97,7 @@ async fn a_message_over_which_a_stage_panics_is_a_dead_letter() {
         let pipeline = Pipeline {
             service: "test",
             source: MemorySource::new(ids.map(message), recorder.clone()),
-            transform: FnTransform(stage),
+            transform: PanickingTransform(stage),
             sink: Hooked(MemorySink::new(recorder.clone(), faultless(), 100), stage),
             dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
             limits: Limits { lanes: 1, ..Limits::default() },
@@ -131,7 +131,7 @@ async fn settle_once<const N: usize>(
     let pipeline = Pipeline {
         service: "test",
         source: Broker::new(messages, recorder.clone()),
-        transform: FnTransform(stage),
+        transform: PanickingTransform(stage),
         sink: Hooked(MemorySink::new(recorder.clone(), faultless(), max_records), stage),
         dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
         limits,
@@ -242,16 +242,16 @@ struct Picky {
 }
 
 impl DeadLetters for Picky {
-    async fn write(&self, letter: &DeadLetter<'_>, _: Duration) -> Result<(), Error> {
+    async fn write(&self, dead_letter: &DeadLetter<'_>, _: Duration) -> Result<(), Error> {
         let tried = self.tried.fetch_add(1, Ordering::Relaxed);
-        assert!(letter.detail.contains("no route"), "{}", letter.detail);
+        assert!(dead_letter.detail.contains("no route"), "{}", dead_letter.detail);
         if tried < self.refusals {
             return Err(self.with.because("publish", "refused"));
         }
         self.recorder
             .recording()
             .dead_lettered
-            .insert(letter.message.id.clone(), letter.reason.as_str());
+            .insert(dead_letter.message.id.clone(), dead_letter.reason.as_str());
         Ok(())
     }
 }
@@ -288,7 +288,7 @@ fn picky(
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_that_is_refused_is_tried_again_with_back_off() {
-    for with in [Recovery::Reject(PUBLISH_INVALID), Recovery::HandBack, Recovery::Retry] {
+    for with in [Recovery::Reject(PUBLISH_INVALID), Recovery::Nack, Recovery::Retry] {
         let (recorder, start) = (Recorder::default(), Instant::now());
         let source = MemorySource::new([message("1")], recorder.clone());
         let (pipeline, _) = picky(with, source, &recorder);
@@ -311,7 +311,7 @@ async fn a_dead_letter_that_is_refused_is_tried_again_with_back_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_letter_that_is_refused_beyond_a_lease_is_held_before_it_is_handed_back() {
+async fn a_dead_letter_that_is_refused_beyond_a_lease_is_held_before_it_is_nacked() {
     let recorder = Recorder::default();
     let source =
         MemorySource::new([message("1")], recorder.clone()).with_lease(Duration::from_secs(1));
@@ -351,7 +351,7 @@ async fn a_message_at_work_at_three_ends_is_a_dead_letter_and_a_clean_drain_leav
         let pipeline = Pipeline {
             service: "test",
             source: MemorySource::new(ids.iter().map(|id| message(id)), recorder.clone()),
-            transform: FnTransform(Stage::Sink(Call::Encode)),
+            transform: PanickingTransform(Stage::Sink(Call::Encode)),
             sink: MemorySink::new(recorder.clone(), faultless(), 100),
             dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
             limits: Limits { lanes: 1, crash_file: Some(crash_file.clone()), ..Limits::default() },

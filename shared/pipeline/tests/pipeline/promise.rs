@@ -36,7 +36,7 @@ struct Case {
     limits: Limits,
     sink: FaultRates,
     transform: FaultRates,
-    letters: FaultRates,
+    dead_letters: FaultRates,
     lease: Option<Duration>,
     do_leases_end: bool,
     lost_nacks: Option<LostNacks>,
@@ -139,7 +139,7 @@ fn cases() -> impl Strategy<Value = Case> {
             },
             sink: rates.0,
             transform: rates.1,
-            letters: rates.2,
+            dead_letters: rates.2,
             lease,
             do_leases_end,
             lost_nacks,
@@ -151,10 +151,10 @@ fn cases() -> impl Strategy<Value = Case> {
 
 /// Cases in which a stage sometimes reports that no message can succeed.
 fn cases_that_stop() -> impl Strategy<Value = Case> {
-    (cases(), 0..3_u8, 0..3_u8, 0..10_u8).prop_map(|(mut case, sink, transform, letters)| {
+    (cases(), 0..3_u8, 0..3_u8, 0..10_u8).prop_map(|(mut case, sink, transform, dead_letters)| {
         case.sink.stopped = sink;
         case.transform.stopped = transform;
-        case.letters.stopped = letters;
+        case.dead_letters.stopped = dead_letters;
         case
     })
 }
@@ -187,14 +187,15 @@ impl Case {
                 kind: if is_archive { Kind::Good } else { sketch.kind },
             }
         };
-        let letters = MemoryDeadLetters(recorder.clone(), Faults::new(self.letters, self.seed));
+        let dead_letters =
+            MemoryDeadLetters(recorder.clone(), Faults::new(self.dead_letters, self.seed));
         Pipeline {
             service: "test",
             source: self.source(recorder),
             transform: FnTransform(describe, Faults::new(self.transform, self.seed)),
             sink,
             dead_letters: match self.policy {
-                Policy::Write(()) => Policy::Write(letters),
+                Policy::Write(()) => Policy::Write(dead_letters),
                 Policy::Leave => Policy::Leave,
                 Policy::Drop => Policy::Drop,
             },
@@ -291,14 +292,14 @@ fn told(outcome: Disposition) -> (&'static str, Option<&'static str>) {
 
 /// A transform that nacks and counts. It stops after 100 calls, so that the test fails if nothing
 /// slows it down.
-struct Away(Arc<AtomicUsize>);
+struct NackingTransform(Arc<AtomicUsize>);
 
-impl Transform for Away {
+impl Transform for NackingTransform {
     type Record = Item;
 
     async fn apply(&self, _message: &Message) -> Result<Step<Item>, Error> {
         match self.0.fetch_add(1, Ordering::Relaxed) {
-            0..100 => Err(Recovery::HandBack.because("look up", "away")),
+            0..100 => Err(Recovery::Nack.because("look up", "away")),
             _ => Ok(Step::Skip(ENOUGH)),
         }
     }
@@ -314,7 +315,7 @@ fn asked_for(message: Message) -> usize {
         let pipeline = Pipeline {
             service: "test",
             source: MemorySource::new([message], recorder.clone()),
-            transform: Away(Arc::clone(&asked)),
+            transform: NackingTransform(Arc::clone(&asked)),
             sink: MemorySink::new(recorder.clone(), faultless(), MAX_BATCH_BYTES),
             dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
             limits: Limits::default(),
@@ -331,7 +332,7 @@ fn asked_for(message: Message) -> usize {
 }
 
 #[test]
-fn what_is_handed_back_does_not_come_again_at_once() {
+fn what_is_nacked_does_not_come_again_at_once() {
     let asked = asked_for(Message::new("data"));
 
     // The source redelivers at once, so only the pipeline delays the message: two attempts a second.
@@ -391,9 +392,9 @@ proptest! {
                 case.messages[id.parse::<usize>().unwrap()].ordering_key.is_some()
             };
             // Later messages of its key would overtake it, so only the end of a lease may nack it.
-            let handed_back = recording.nacked.iter().find(has_key);
+            let nacked = recording.nacked.iter().find(has_key);
             let may_be = case.lease.is_some() || matches!(case.policy, Policy::Leave);
-            assert!(may_be || handed_back.is_none(), "{handed_back:?}");
+            assert!(may_be || nacked.is_none(), "{nacked:?}");
         });
     }
 

@@ -128,8 +128,8 @@ async fn what_a_transform_rejects_is_buried_with_its_reason() {
 /// Only the source may give up the message.
 #[tokio::test(start_paused = true)]
 async fn the_policy_of_the_subscription_gets_what_is_refused() {
-    let letters = Policy::Leave;
-    let env = Parts { letters, max_deliveries: 5, max_batch_bytes: 100, ..eager() }.start();
+    let dead_letters = Policy::Leave;
+    let env = Parts { dead_letters, max_deliveries: 5, max_batch_bytes: 100, ..eager() }.start();
 
     env.push_all([bad(Kind::Refused, message("1")), message("2"), sized(101, message("3"))]);
     env.pass(seconds(60)).await;
@@ -141,8 +141,8 @@ async fn the_policy_of_the_subscription_gets_what_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_of_one_batch_are_handed_back_each_for_its_reason() {
-    let env = Parts { letters: Policy::Leave, max_deliveries: 5, ..eager() }.start();
+async fn messages_of_one_batch_are_nacked_each_for_its_reason() {
+    let env = Parts { dead_letters: Policy::Leave, max_deliveries: 5, ..eager() }.start();
 
     let kinds = [(Kind::Refused, "1"), (Kind::Malformed, "2"), (Kind::Malformed, "3")];
     env.push_all(kinds.map(|(kind, id)| bad(kind, message(id))));
@@ -153,7 +153,7 @@ async fn messages_of_one_batch_are_handed_back_each_for_its_reason() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_dropped_by_order_is_acked_and_counted() {
-    let env = Parts { letters: Policy::Drop, ..eager() }.start();
+    let env = Parts { dead_letters: Policy::Drop, ..eager() }.start();
     env.recorder.recording().droppable.insert("1".into());
 
     env.push_all([bad(Kind::Refused, message("1")), message("2")]);
@@ -173,8 +173,8 @@ async fn a_source_learns_how_each_of_its_messages_ended() {
         (Policy::Write(Faults::none()), Disposition::DeadLettered),
         (Policy::Drop, Disposition::Dropped),
     ];
-    for (letters, refused) in policies {
-        let env = Parts { letters, max_batch_bytes: 100, ..eager() }.start();
+    for (dead_letters, refused) in policies {
+        let env = Parts { dead_letters, max_batch_bytes: 100, ..eager() }.start();
 
         env.push_all([message("good"), bad(Kind::Skipped, message("skipped"))]);
         env.push_all([bad(Kind::Refused, message("refused")), sized(101, message("large"))]);
@@ -192,9 +192,9 @@ async fn a_source_learns_how_each_of_its_messages_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_letter_is_written_until_it_is_durable() {
-    let letters = Faults::script([Fault::Retryable, Fault::Hung, Fault::LostReply]);
-    let env = Parts { letters: Policy::Write(letters), ..eager() }.start();
+async fn a_dead_letter_is_written_until_it_is_durable() {
+    let dead_letters = Faults::script([Fault::Retryable, Fault::Hung, Fault::LostReply]);
+    let env = Parts { dead_letters: Policy::Write(dead_letters), ..eager() }.start();
 
     env.push_all([bad(Kind::Refused, message("1"))]);
     env.pass(seconds(4)).await;
@@ -210,9 +210,9 @@ async fn a_letter_is_written_until_it_is_durable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_letter_that_cannot_be_written_is_no_ack() {
-    let letters = Policy::Write(Faults::always(Fault::Retryable));
-    let env = Parts { letters, lease: Some(seconds(60)), ..eager() }.start();
+async fn a_dead_letter_that_cannot_be_written_is_no_ack() {
+    let dead_letters = Policy::Write(Faults::always(Fault::Retryable));
+    let env = Parts { dead_letters, lease: Some(seconds(60)), ..eager() }.start();
 
     env.push_all([bad(Kind::Refused, message("1"))]);
     env.pass(seconds(53)).await;
@@ -225,9 +225,9 @@ async fn a_letter_that_cannot_be_written_is_no_ack() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_letters_that_are_refused_make_few_attempts() {
-    let letters = Policy::Write(Faults::always(Fault::Retryable));
-    let env = Parts { letters, ..eager() }.start();
+async fn many_refused_dead_letters_make_few_attempts() {
+    let dead_letters = Policy::Write(Faults::always(Fault::Retryable));
+    let env = Parts { dead_letters, ..eager() }.start();
 
     env.push_all((0..200).map(|id| bad(Kind::Refused, message(&id.to_string()))));
     env.pass(seconds(20)).await;
@@ -237,9 +237,9 @@ async fn many_letters_that_are_refused_make_few_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn letters_that_wait_for_an_outage_are_written_as_soon_as_it_ends() {
-    let letters = Policy::Write(Faults::script([Fault::Retryable; 80]));
-    let env = Parts { letters, ..eager() }.start();
+async fn dead_letters_that_wait_for_an_outage_are_written_as_soon_as_it_ends() {
+    let dead_letters = Policy::Write(Faults::script([Fault::Retryable; 80]));
+    let env = Parts { dead_letters, ..eager() }.start();
 
     env.push_all((0..200).map(|id| bad(Kind::Refused, message(&id.to_string()))));
     env.pass(seconds(30)).await;
@@ -253,8 +253,8 @@ async fn letters_that_wait_for_an_outage_are_written_as_soon_as_it_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn dead_letters_that_ask_to_stop_ack_nothing() {
-    let letters = Policy::Write(Faults::always(Fault::Stopped));
-    let env = Parts { letters, ..eager() }.start();
+    let dead_letters = Policy::Write(Faults::always(Fault::Stopped));
+    let env = Parts { dead_letters, ..eager() }.start();
 
     env.push_all([bad(Kind::Refused, message("1"))]);
     env.pass(seconds(1)).await;
@@ -265,7 +265,7 @@ async fn dead_letters_that_ask_to_stop_ack_nothing() {
 
 /// The original message is gone, so no dead letter can be written.
 #[tokio::test(start_paused = true)]
-async fn a_batch_without_originals_is_handed_back_when_it_is_refused() {
+async fn a_batch_without_originals_is_nacked_when_it_is_refused() {
     let mut parts = Parts { is_archive: true, ..eager() };
     parts.sink = Faults::script([Fault::Permanent]);
     let env = parts.start();
@@ -281,8 +281,8 @@ async fn a_batch_without_originals_is_handed_back_when_it_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_messages_that_are_refused_are_handed_back_together() {
-    let env = Parts { letters: Policy::Leave, ..eager() }.start();
+async fn many_messages_that_are_refused_are_nacked_together() {
+    let env = Parts { dead_letters: Policy::Leave, ..eager() }.start();
     let count = 1000;
     env.push_all((0..count).map(|id| bad(Kind::Refused, message(&id.to_string()))));
 

@@ -76,7 +76,7 @@ async fn at_the_end_of_a_lease_only_unwritten_messages_are_nacked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_would_come_too_late_is_handed_back_at_once() {
+async fn a_write_that_would_come_too_late_is_nacked_at_once() {
     // The next attempt would begin after the lease, or begin within it and end after it.
     for (lease, wait, attempt_timeout) in [(5, 10, 1), (12, 17, 4)] {
         let mut parts = Parts { sink: Faults::always(Fault::Retryable), ..eager() };
@@ -190,7 +190,7 @@ async fn what_was_sent_is_counted_with_its_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_that_is_cut_says_how_much_it_hands_back() {
+async fn a_drain_that_is_cut_says_how_much_it_nacks() {
     let env = Parts { sink: Faults::always(Fault::Hung), ..Parts::default() }.start();
 
     env.push_all(["1", "2", "3"].map(message));
@@ -291,7 +291,7 @@ async fn a_batch_of_an_ordering_key_waits_for_the_one_before() {
 
 /// No message depends on the order of one without an ordering key.
 #[tokio::test(start_paused = true)]
-async fn a_message_without_an_ordering_key_is_not_handed_back_with_an_ordered_one() {
+async fn a_message_without_an_ordering_key_is_not_nacked_with_an_ordered_one() {
     let mut parts = Parts { sink: Faults::always(Fault::Retryable), ..eager() };
     parts.lease = Some(seconds(60));
     parts.limits.batch.max_messages = 1;

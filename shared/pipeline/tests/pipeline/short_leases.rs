@@ -98,7 +98,7 @@ async fn a_message_that_cannot_be_written_is_nacked_before_its_short_lease_ends(
 async fn a_message_whose_transform_or_dead_letter_hangs_is_nacked_before_its_short_lease_ends() {
     let hung = || Faults::always(Fault::Hung);
     let transform = Parts { transform: hung(), ..with_lease(seconds(10)) };
-    let dead_letter = Parts { letters: Policy::Write(hung()), ..with_lease(seconds(10)) };
+    let dead_letter = Parts { dead_letters: Policy::Write(hung()), ..with_lease(seconds(10)) };
 
     for (parts, reason) in [(transform, "transform"), (dead_letter, "dead_letter_failed")] {
         let env = parts.start();
@@ -117,11 +117,11 @@ struct Leased {
     pause: Duration,
     due: Instant,
     start: Instant,
-    ends: Ends,
+    ends: TimedOutcomes,
 }
 
 /// Time and outcome of each settled message.
-type Ends = Arc<Mutex<Vec<(&'static str, u64, Disposition)>>>;
+type TimedOutcomes = Arc<Mutex<Vec<(&'static str, u64, Disposition)>>>;
 
 impl Source for Leased {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
@@ -145,9 +145,9 @@ impl Source for Leased {
 }
 
 /// A destination that cannot be reached until this time.
-struct Back(Instant, Arc<AtomicUsize>);
+struct CountedOutage(Instant, Arc<AtomicUsize>);
 
-impl Hook for Back {
+impl Hook for CountedOutage {
     async fn before_write(&self, _: &[Item]) {
         self.1.fetch_add(1, Ordering::Relaxed);
         sleep_until(self.0).await;
@@ -162,7 +162,7 @@ async fn ends_of(
     pause: Duration,
     max_messages: usize,
 ) -> (Vec<(&'static str, u64, Disposition)>, usize, Vec<String>) {
-    let (recorder, start, ends) = (Recorder::default(), Instant::now(), Ends::default());
+    let (recorder, start, ends) = (Recorder::default(), Instant::now(), TimedOutcomes::default());
     let attempts = Arc::<AtomicUsize>::default();
     let source = Leased {
         waiting: waiting.into_iter().collect(),
@@ -176,7 +176,7 @@ async fn ends_of(
         service: "test",
         source,
         transform: FnTransform(item, Faults::none()),
-        sink: Hooked(sink, Back(start + seconds(away), Arc::clone(&attempts))),
+        sink: Hooked(sink, CountedOutage(start + seconds(away), Arc::clone(&attempts))),
         dead_letters: Policy::<MemoryDeadLetters>::Drop,
         limits: Limits {
             lanes: 1,
@@ -295,7 +295,7 @@ proptest! {
             let mut parts = Parts {
                 transform: faults(rates.0),
                 sink: faults(rates.1),
-                letters: Policy::Write(faults(rates.2)),
+                dead_letters: Policy::Write(faults(rates.2)),
                 ..with_lease(Duration::from_millis(lease))
             };
             parts.limits.batch.max_age = Duration::from_millis(max_age);

@@ -134,18 +134,18 @@ async fn small_payloads_over_a_thin_link_arrive_at_its_speed() {
 }
 
 /// Dead letters behind a link.
-struct Letters(MemoryDeadLetters, Link);
+struct SlowDeadLetters(MemoryDeadLetters, Link);
 
-impl DeadLetters for Letters {
-    async fn write(&self, letter: &DeadLetter<'_>, limit: Duration) -> Result<(), Error> {
-        self.1.upload(letter.message.data.len()).await;
-        self.0.write(letter, limit).await
+impl DeadLetters for SlowDeadLetters {
+    async fn write(&self, dead_letter: &DeadLetter<'_>, limit: Duration) -> Result<(), Error> {
+        self.1.upload(dead_letter.message.data.len()).await;
+        self.0.write(dead_letter, limit).await
     }
 }
 
-struct Refuse;
+struct RefuseAll;
 
-impl Transform for Refuse {
+impl Transform for RefuseAll {
     type Record = Item;
 
     async fn apply(&self, _: &Message) -> Result<Step<Item>, Error> {
@@ -155,23 +155,23 @@ impl Transform for Refuse {
 
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_dead_letters_over_a_thin_link_arrives_at_its_speed() {
-    const LETTERS: usize = 600;
+    const DEAD_LETTERS: usize = 600;
     for (bytes, bytes_a_second) in [(100_000, 20_000), (1_000, 5_000)] {
         let recorder = Recorder::default();
         let link = Link::new(bytes_a_second);
         let pipeline = Pipeline {
             service: "test",
-            source: source(LETTERS, bytes, &recorder),
-            transform: Refuse,
+            source: source(DEAD_LETTERS, bytes, &recorder),
+            transform: RefuseAll,
             sink: MemorySink::new(recorder.clone(), faultless(), 1),
-            dead_letters: Policy::Write(Letters(
+            dead_letters: Policy::Write(SlowDeadLetters(
                 MemoryDeadLetters(recorder.clone(), faultless()),
                 link.clone(),
             )),
             limits: Limits { lanes: 2, ..Limits::default() },
             metrics: Metrics::default(),
         };
-        let total = (LETTERS * bytes) as f64;
+        let total = (DEAD_LETTERS * bytes) as f64;
         let ideal = Duration::from_secs_f64(total / bytes_a_second as f64);
 
         let ended = tokio::time::timeout(ideal * 2, pipeline.start().ended()).await;
@@ -182,7 +182,7 @@ async fn a_flood_of_dead_letters_over_a_thin_link_arrives_at_its_speed() {
             matches!(ended, Ok(None)),
             "{bytes} bytes: {dead_lettered} letters, {uploaded:.2} times"
         );
-        assert_eq!(dead_lettered, LETTERS);
+        assert_eq!(dead_lettered, DEAD_LETTERS);
         assert!(uploaded < 2.0, "{bytes} bytes: {uploaded:.2} times the bytes");
         assert!(recorder.recording().nacked.is_empty());
     }
@@ -214,9 +214,9 @@ impl Hook for Swallow {
 struct Swallowed(MemoryDeadLetters, Swallow);
 
 impl DeadLetters for Swallowed {
-    async fn write(&self, letter: &DeadLetter<'_>, limit: Duration) -> Result<(), Error> {
+    async fn write(&self, dead_letter: &DeadLetter<'_>, limit: Duration) -> Result<(), Error> {
         self.1.pass().await;
-        self.0.write(letter, limit).await
+        self.0.write(dead_letter, limit).await
     }
 }
 
@@ -225,7 +225,7 @@ impl DeadLetters for Swallowed {
 async fn pass_one<T: Transform<Record = Item>>(
     transform: T,
     write: Swallow,
-    letter: Swallow,
+    dead_letter: Swallow,
 ) -> u64 {
     let recorder = Recorder::default();
     let pipeline = Pipeline {
@@ -235,7 +235,7 @@ async fn pass_one<T: Transform<Record = Item>>(
         sink: Hooked(MemorySink::new(recorder.clone(), faultless(), 9_000_000), write),
         dead_letters: Policy::Write(Swallowed(
             MemoryDeadLetters(recorder.clone(), faultless()),
-            letter,
+            dead_letter,
         )),
         limits: Limits { attempt_timeout: Duration::from_secs(150), ..Limits::default() },
         metrics: Metrics::default(),
@@ -252,10 +252,10 @@ async fn an_attempt_takes_what_the_sink_says_and_a_dead_letter_half_a_minute() {
     let through = || Swallow(Arc::new(AtomicUsize::new(1)));
 
     let write = pass_one(Pass, Swallow::default(), through()).await;
-    let letter = pass_one(Refuse, through(), Swallow::default()).await;
+    let dead_letter = pass_one(RefuseAll, through(), Swallow::default()).await;
 
     assert!((60..70).contains(&write), "{write} s");
-    assert!((30..40).contains(&letter), "{letter} s");
+    assert!((30..40).contains(&dead_letter), "{dead_letter} s");
 }
 
 /// Makes a batch of its own of each message.

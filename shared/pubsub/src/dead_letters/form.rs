@@ -56,16 +56,16 @@ pub(super) struct Content {
 }
 
 impl Draft {
-    pub(super) fn new(letter: &DeadLetter<'_>) -> Self {
-        let original = letter.message;
+    pub(super) fn new(dead_letter: &DeadLetter<'_>) -> Self {
+        let original = dead_letter.message;
         let (mut attributes, mut front) = part(&original.attributes);
-        let first_seen = letter.first_seen.format(&Rfc3339).unwrap_or_default();
+        let first_seen = dead_letter.first_seen.format(&Rfc3339).unwrap_or_default();
         let short = |text: &str| cut(text.to_owned(), MAX_ATTRIBUTE_VALUE_BYTES);
         let mut add = |name: &str, value: String| drop(attributes.insert(name.to_owned(), value));
-        add("dl_service", letter.service.to_owned());
-        add("dl_reason", letter.reason.to_string());
-        add("dl_detail", short(&letter.detail));
-        add("dl_attempts", letter.attempts.to_string());
+        add("dl_service", dead_letter.service.to_owned());
+        add("dl_reason", dead_letter.reason.to_string());
+        add("dl_detail", short(&dead_letter.detail));
+        add("dl_attempts", dead_letter.attempts.to_string());
         add("dl_first_seen", first_seen);
         if !original.id.is_empty() {
             add("dl_message_id", short(&original.id));
@@ -158,21 +158,21 @@ impl TooBig {
 ///
 /// # Errors
 /// `Reject` if the dead letter does not hold the whole message.
-pub(crate) fn restore(letter: &Message, content: Bytes) -> Result<(Bytes, Attributes), Error> {
+pub(crate) fn restore(dead_letter: &Message, content: Bytes) -> Result<(Bytes, Attributes), Error> {
     let refuse =
         |why: &str| Recovery::Reject(reasons::NOT_REPLAYABLE).because("restore", why.to_owned());
-    let bears = |name| letter.attributes.contains_key(name);
+    let bears = |name| dead_letter.attributes.contains_key(name);
     if bears(TRUNCATED) {
         return Err(refuse("it was cut, because there was no bucket for it"));
     }
-    let kept = letter.attributes.iter().filter(|(name, _)| !name.starts_with(PREFIX));
+    let kept = dead_letter.attributes.iter().filter(|(name, _)| !name.starts_with(PREFIX));
     let mut attributes: HashMap<_, _> =
         kept.map(|(name, value)| (name.clone(), value.clone())).collect();
     let mut read = |json: &[u8]| {
         let more: Result<HashMap<String, String>, _> = serde_json::from_slice(json);
         more.map(|more| attributes.extend(more)).map_err(|_| refuse("its attributes are not JSON"))
     };
-    if let Some(json) = letter.attributes.get(MORE_ATTRIBUTES) {
+    if let Some(json) = dead_letter.attributes.get(MORE_ATTRIBUTES) {
         read(json.as_bytes())?;
     }
     let mut data = content;
@@ -276,35 +276,35 @@ mod tests {
         })
     }
 
-    fn letter(content: Content) -> Message {
-        let mut letter = Message::new(content.data);
-        letter.attributes = content.attributes;
-        letter
+    fn dead_letter(content: Content) -> Message {
+        let mut dead_letter = Message::new(content.data);
+        dead_letter.attributes = content.attributes;
+        dead_letter
     }
 
-    fn assert_fits(letter: &Message) {
-        assert!(letter.attributes.len() <= MAX_ATTRIBUTES, "{}", letter.attributes.len());
-        for (name, value) in &letter.attributes {
+    fn assert_fits(dead_letter: &Message) {
+        assert!(dead_letter.attributes.len() <= MAX_ATTRIBUTES, "{}", dead_letter.attributes.len());
+        for (name, value) in &dead_letter.attributes {
             assert!(!name.is_empty() && name.len() <= MAX_ATTRIBUTE_KEY_BYTES, "{name}");
             assert!(value.len() <= MAX_ATTRIBUTE_VALUE_BYTES, "{name}: {value}");
             assert!(!name.starts_with("goog") || name.starts_with("googclient_"), "{name}");
         }
-        assert!(letter.size() <= MAX_MESSAGE_BYTES, "{} bytes", letter.size());
+        assert!(dead_letter.size() <= MAX_MESSAGE_BYTES, "{} bytes", dead_letter.size());
     }
 
     /// Checks that a message can be stored in a dead letter and restored from it.
     fn assert_restored(original: &Message) {
-        let (letter, content) = match draft(original).finish() {
-            Ok(content) => (letter(content), None),
+        let (dead_letter, content) = match draft(original).finish() {
+            Ok(content) => (dead_letter(content), None),
             Err(too_big) => {
                 let content = too_big.content().clone();
-                (letter(too_big.in_object("gs://b/o")), Some(content))
+                (dead_letter(too_big.in_object("gs://b/o")), Some(content))
             }
         };
 
-        assert_fits(&letter);
-        let content = content.unwrap_or_else(|| letter.data.clone());
-        let (data, attributes) = restore(&letter, content).unwrap();
+        assert_fits(&dead_letter);
+        let content = content.unwrap_or_else(|| dead_letter.data.clone());
+        let (data, attributes) = restore(&dead_letter, content).unwrap();
 
         assert_eq!(data, original.data);
         assert_eq!(attributes, original.attributes);
@@ -339,9 +339,9 @@ mod tests {
         let mut original = Message::new("data").with_attribute("device_id", "d");
         original.id = "42".into();
 
-        let letter = letter(draft(&original).finish().unwrap());
+        let dead_letter = dead_letter(draft(&original).finish().unwrap());
 
-        assert_eq!(letter.data, "data");
+        assert_eq!(dead_letter.data, "data");
         let expected = [
             ("device_id", "d"),
             ("dl_service", "ingestion"),
@@ -352,7 +352,7 @@ mod tests {
             ("dl_detail", &"x".repeat(MAX_ATTRIBUTE_VALUE_BYTES)),
         ];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(*letter.attributes, HashMap::from(expected));
+        assert_eq!(*dead_letter.attributes, HashMap::from(expected));
     }
 
     #[test]
@@ -365,10 +365,10 @@ mod tests {
             original = original.with_attribute(name, name);
         }
 
-        let letter = letter(draft(&original).finish().unwrap());
+        let dead_letter = dead_letter(draft(&original).finish().unwrap());
 
-        assert!(RESERVED.iter().all(|name| letter.attributes[*name] == *name));
-        let plain = letter.attributes.keys().filter(|name| !name.starts_with(PREFIX)).count();
+        assert!(RESERVED.iter().all(|name| dead_letter.attributes[*name] == *name));
+        let plain = dead_letter.attributes.keys().filter(|name| !name.starts_with(PREFIX)).count();
         assert_eq!(plain, MAX_ATTRIBUTES - ADDED);
         assert_restored(&original);
     }
@@ -377,13 +377,13 @@ mod tests {
     fn a_little_too_much_is_an_attribute_and_more_goes_in_front_of_the_data() {
         let is_wrapped = |value_bytes| {
             let original = Message::new("data").with_attribute("", "v".repeat(value_bytes));
-            let letter = letter(draft(&original).finish().unwrap());
+            let dead_letter = dead_letter(draft(&original).finish().unwrap());
             let names = [MORE_ATTRIBUTES, WRAPPED];
             assert_eq!(
-                names.iter().filter(|name| letter.attributes.contains_key(**name)).count(),
+                names.iter().filter(|name| dead_letter.attributes.contains_key(**name)).count(),
                 1
             );
-            letter.attributes.contains_key(WRAPPED)
+            dead_letter.attributes.contains_key(WRAPPED)
         };
         // `{"":"v.."}` needs 7 bytes more than the value.
         assert!(!is_wrapped(MAX_ATTRIBUTE_VALUE_BYTES - 7));
@@ -403,29 +403,29 @@ mod tests {
 
         let above = Message::new(vec![b'x'; MAX_CONTENT_BYTES + 1]);
         let too_big = draft(&above).finish().unwrap_err();
-        let letter = letter(too_big.in_object("gs://b/o"));
+        let dead_letter = dead_letter(too_big.in_object("gs://b/o"));
 
-        assert_eq!(letter.data, "");
-        assert_eq!(letter.attributes["dl_object"], "gs://b/o");
-        assert_eq!(letter.attributes["dl_size"], (MAX_CONTENT_BYTES + 1).to_string());
-        assert_eq!(letter.attributes["dl_sha256"], hash(&above.data));
-        assert!(!letter.attributes.contains_key(TRUNCATED));
+        assert_eq!(dead_letter.data, "");
+        assert_eq!(dead_letter.attributes["dl_object"], "gs://b/o");
+        assert_eq!(dead_letter.attributes["dl_size"], (MAX_CONTENT_BYTES + 1).to_string());
+        assert_eq!(dead_letter.attributes["dl_sha256"], hash(&above.data));
+        assert!(!dead_letter.attributes.contains_key(TRUNCATED));
     }
 
     #[test]
     fn without_a_bucket_the_first_megabyte_is_kept() {
         let original = Message::new(vec![b'x'; 12_000_000]).with_attribute("", "nameless");
 
-        let letter = letter(draft(&original).finish().unwrap_err().cut());
+        let dead_letter = dead_letter(draft(&original).finish().unwrap_err().cut());
 
-        assert_eq!(letter.data.len(), KEPT_BYTES);
-        assert_eq!(letter.attributes[TRUNCATED], "true");
-        assert_eq!(letter.attributes["dl_size"], "12000000");
-        assert_eq!(letter.attributes["dl_sha256"], hash(&original.data));
-        assert_eq!(letter.attributes[MORE_ATTRIBUTES], r#"{"":"nameless"}"#);
-        assert!(!letter.attributes.contains_key(WRAPPED));
-        assert!(!letter.attributes.contains_key(ATTRIBUTES_CUT));
-        let error = restore(&letter, letter.data.clone()).unwrap_err();
+        assert_eq!(dead_letter.data.len(), KEPT_BYTES);
+        assert_eq!(dead_letter.attributes[TRUNCATED], "true");
+        assert_eq!(dead_letter.attributes["dl_size"], "12000000");
+        assert_eq!(dead_letter.attributes["dl_sha256"], hash(&original.data));
+        assert_eq!(dead_letter.attributes[MORE_ATTRIBUTES], r#"{"":"nameless"}"#);
+        assert!(!dead_letter.attributes.contains_key(WRAPPED));
+        assert!(!dead_letter.attributes.contains_key(ATTRIBUTES_CUT));
+        let error = restore(&dead_letter, dead_letter.data.clone()).unwrap_err();
         assert_eq!(error.recovery(), Recovery::Reject(reasons::NOT_REPLAYABLE));
     }
 
@@ -438,9 +438,9 @@ mod tests {
             let mut original = Message::new(vec![b'x'; KEPT_BYTES + 10]);
             original = original.with_attribute("a", "v".repeat(first));
             original = original.with_attribute("b", "v".repeat(5_000_000));
-            let letter = letter(draft(&original).finish().unwrap_err().cut());
-            assert_fits(&letter);
-            letter.attributes.get(ATTRIBUTES_CUT).cloned()
+            let dead_letter = dead_letter(draft(&original).finish().unwrap_err().cut());
+            assert_fits(&dead_letter);
+            dead_letter.attributes.get(ATTRIBUTES_CUT).cloned()
         };
         let both = room - 5_000_000 - 3 - 2 * 7;
         assert_eq!(kept(both), None);
@@ -463,9 +463,9 @@ mod tests {
             (WRAPPED, "true", "no line"),
             (WRAPPED, "true", "no JSON\ndata"),
         ] {
-            let letter = Message::new(data).with_attribute(name, value);
+            let dead_letter = Message::new(data).with_attribute(name, value);
 
-            let error = restore(&letter, letter.data.clone()).unwrap_err();
+            let error = restore(&dead_letter, dead_letter.data.clone()).unwrap_err();
 
             assert_eq!(error.recovery(), Recovery::Reject(reasons::NOT_REPLAYABLE));
         }

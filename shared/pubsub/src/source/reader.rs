@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::held::Held;
 use super::leases::Leases;
+use super::outstanding::Outstanding;
 use super::stream::{Stream, first_request};
 use super::subscriber::{StreamOpener, Subscriber};
 use crate::connection::Connection;
@@ -63,7 +63,7 @@ pub(super) struct StreamReader {
     idle_timeout: Duration,
     outbox: mpsc::Sender<Delivery>,
     leases: Leases,
-    held: Held,
+    outstanding: Outstanding,
     /// Identifies this reader to Pub/Sub, over all of its streams.
     client_id: String,
     /// Deliveries that found no room in the outbox, oldest first, each with the bytes of its
@@ -107,7 +107,7 @@ impl StreamReader {
             idle_timeout: settings.idle_timeout(&connection.endpoint),
             outbox,
             leases,
-            held: Held::default(),
+            outstanding: Outstanding::default(),
             client_id: Uuid::new_v4().to_string(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -172,8 +172,8 @@ impl StreamReader {
         let max_bytes = self.share(self.settings.max_outstanding_bytes);
         let first =
             first_request(&self.name, &self.client_id, &self.settings, max_messages, max_bytes);
-        let (leases, held) = (self.leases.clone(), self.held.clone());
-        Ok(Stream::new(subscriber, first, &self.settings, leases, held))
+        let (leases, outstanding) = (self.leases.clone(), self.outstanding.clone());
+        Ok(Stream::new(subscriber, first, &self.settings, leases, outstanding))
     }
 
     /// Hands messages over until the stream fails permanently, or gives no sign of life for
@@ -227,7 +227,7 @@ impl StreamReader {
                 None => {
                     let max_messages = self.share(self.settings.max_outstanding_messages);
                     let max_bytes = self.share(self.settings.max_outstanding_bytes);
-                    if !self.held.explains_silence(max_messages, max_bytes) {
+                    if !self.outstanding.explains_silence(max_messages, max_bytes) {
                         return Ended::Idle;
                     }
                     last_sign = Instant::now();
@@ -280,7 +280,7 @@ mod tests {
         let mut reader = StreamReader::new(&connection, name, &settings, outbox, leases.clone());
         let (pulls, mut openings) = pair();
         let first = first_request("subscription", "client", &settings, 1000, 1000 * SIZE);
-        let mut stream = Stream::new(pulls, first, &settings, leases, Held::default());
+        let mut stream = Stream::new(pulls, first, &settings, leases, Outstanding::default());
         let (responses, _end) = openings.next().accept();
         for _ in 0..1000 {
             responses.unbounded_send(Ok(response(vec![message(&"x".repeat(SIZE))]))).unwrap();

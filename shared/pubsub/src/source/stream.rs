@@ -18,8 +18,8 @@ use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 use tracing::{debug, warn};
 
-use super::held::Held;
 use super::leases::{CALL_TIMEOUT, HELD_BYTES, Leases};
+use super::outstanding::Outstanding;
 use super::subscriber::{Responses, StreamOpener, is_transient, seconds};
 use crate::settings::Subscription;
 
@@ -42,7 +42,7 @@ pub(super) struct Stream<P> {
     received: VecDeque<(Delivery, usize)>,
     waits: Waits,
     leases: Leases,
-    held: Held,
+    outstanding: Outstanding,
     settings: Subscription,
 }
 
@@ -60,7 +60,7 @@ impl<P: StreamOpener> Stream<P> {
         first: StreamingPullRequest,
         settings: &Subscription,
         leases: Leases,
-        held: Held,
+        outstanding: Outstanding,
     ) -> Self {
         let (place, end) = open(&opener, &first);
         Self {
@@ -73,7 +73,7 @@ impl<P: StreamOpener> Stream<P> {
             received: VecDeque::new(),
             waits: Backoff::default().waits(),
             leases,
-            held,
+            outstanding,
             settings: settings.clone(),
         }
     }
@@ -177,7 +177,7 @@ impl<P: StreamOpener> Stream<P> {
 
     fn settlement(&self, ack_id: String, bytes: usize) -> Settlement {
         let (number, lease_end) = self.leases.take(ack_id);
-        let (leases, part) = (self.leases.clone(), self.held.take(bytes));
+        let (leases, part) = (self.leases.clone(), self.outstanding.take(bytes));
         let settle = move |disposition| {
             leases.settle(number, disposition);
             drop(part);

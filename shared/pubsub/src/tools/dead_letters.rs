@@ -17,7 +17,7 @@ use google_cloud_pubsub::model;
 use message::Message;
 use pipeline::{Error, Reason};
 use service::args::JsonOption;
-use service::{Action, Tool};
+use service::{Action, Tool, WrongSettings};
 
 use replay::as_it_was;
 pub use replay::{Prepare, original};
@@ -129,22 +129,25 @@ pub fn command(reasons: impl IntoIterator<Item = Reason>) -> clap::Command {
 
 impl<T: Reads> Tool<T> for Arguments {
     async fn run(self, settings: T) -> anyhow::Result<()> {
-        settings.intake().dead_letter_tool().act(self, as_it_was).await
+        settings.intake().dead_letter_tool()?.act(self, as_it_was).await
     }
 }
 
 impl<'a> Intake<'a> {
     /// Returns the tool for its dead letters. It replays them to the topic that the service reads
     /// from.
-    #[must_use]
-    pub fn dead_letter_tool(self) -> DeadLetterTool<'a> {
-        DeadLetterTool {
+    ///
+    /// # Errors
+    /// The topic of dead letters is wrong, and nobody has checked these settings.
+    pub fn dead_letter_tool(self) -> Result<DeadLetterTool<'a>, WrongSettings> {
+        let dead_letters = self.settings.dead_letters.as_ref();
+        Ok(DeadLetterTool {
             service: self.service,
             project: self.project,
             pubsub: &self.settings.pubsub,
-            topic: self.settings.dead_letters.as_ref().and_then(|to| to.topic(self.project)),
+            topic: dead_letters.map(|to| to.topic(self.project)).transpose()?.flatten(),
             reads: Some(&self.settings.subscription),
-        }
+        })
     }
 }
 
@@ -169,20 +172,20 @@ impl DeadLetterTool<'_> {
             Command::List { filter, output } => {
                 let filter = filter.of_service(self.service);
                 let mut list = show::List::new(&filter);
-                let seen = scan(reader, |letter| list.visit(&letter)).await?;
+                let seen = scan(reader, |dead_letter| list.visit(&dead_letter)).await?;
                 list.print(&seen, output.form, out);
                 seen.whole()
             }
             Command::Count { conditions, output } => {
                 let filter = Filter::of_all(conditions);
                 let mut count = show::Count::new(&filter);
-                let seen = scan(reader, |letter| count.visit(&letter)).await?;
+                let seen = scan(reader, |dead_letter| count.visit(&dead_letter)).await?;
                 count.print(&seen, output.form, out);
                 seen.whole()
             }
             Command::Show { id, output } => {
                 let mut wanted = show::Wanted::new(&id, self.service);
-                let seen = scan(reader, |letter| wanted.visit(letter)).await?;
+                let seen = scan(reader, |dead_letter| wanted.visit(dead_letter)).await?;
                 // Unread dead letters matter only if the wanted one was not found.
                 if wanted.print(output.form, out) { seen.given_back() } else { seen.without(&id) }
             }
@@ -209,7 +212,7 @@ impl DeadLetterTool<'_> {
             "name another subscription of the dead-letter topic with --subscription, or make one";
         let found = admin.find_subscription(name).await;
         let found =
-            found.map_err(|unseen| anyhow!("{unseen}; {}", unseen.advice(self.pubsub, INSTEAD)))?;
+            found.map_err(|error| anyhow!("{error}; {}", error.advice(self.pubsub, INSTEAD)))?;
         if let Some(topic) = self.topic.as_ref().filter(|topic| found.topic != topic.as_str()) {
             bail!("{name} reads {}, but dead letters go to {topic}", found.topic);
         }

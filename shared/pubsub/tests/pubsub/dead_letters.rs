@@ -29,10 +29,10 @@ async fn policy(env: &TestEnv, dead_letters: &DeadLetterConfig) -> Policy<DeadLe
 
 /// Returns the dead letter that arrives on the topic.
 async fn dead_lettered(env: &TestEnv, bucket: Option<&str>, message: &Message) -> Message {
-    let bucket = bucket.map(str::to_owned);
+    let bucket = bucket.map(Into::into);
     let dead_letters = DeadLetterConfig::Topic { topic_id: "topic".into(), bucket };
     let Policy::Write(dead_letters) = policy(env, &dead_letters).await else { panic!("a topic") };
-    let letter = DeadLetter {
+    let dead_letter = DeadLetter {
         service: "ingestion",
         reason: NO_ROUTE,
         detail: "x".into(),
@@ -40,12 +40,12 @@ async fn dead_lettered(env: &TestEnv, bucket: Option<&str>, message: &Message) -
         first_seen: time::OffsetDateTime::UNIX_EPOCH,
         message,
     };
-    dead_letters.write(&letter, TIME_LIMIT).await.unwrap();
+    dead_letters.write(&dead_letter, TIME_LIMIT).await.unwrap();
     let mut source = env.source().await;
-    let (letter, settlement) = next(&mut source).await.into_parts();
+    let (dead_letter, settlement) = next(&mut source).await.into_parts();
     settlement.ack();
     source.close().await.unwrap();
-    letter
+    dead_letter
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,11 +58,11 @@ async fn a_letter_arrives_with_attributes_that_pubsub_would_refuse() {
     }
     message = message.with_attribute("mqtt_topic", "devices/d1/unknown");
 
-    let letter = dead_lettered(&env, None, &message).await;
+    let dead_letter = dead_lettered(&env, None, &message).await;
 
-    assert_eq!(letter.attributes["mqtt_topic"], "devices/d1/unknown");
-    assert_eq!(letter.attributes["dl_wrapped"], "true");
-    let (line, data) = letter.data.split_at(letter.data.len() - "data".len());
+    assert_eq!(dead_letter.attributes["mqtt_topic"], "devices/d1/unknown");
+    assert_eq!(dead_letter.attributes["dl_wrapped"], "true");
+    let (line, data) = dead_letter.data.split_at(dead_letter.data.len() - "data".len());
     assert_eq!(data, b"data");
     let front: serde_json::Value = serde_json::from_slice(line).unwrap();
     assert_eq!(front["calibration"], long);
@@ -74,12 +74,12 @@ async fn what_is_too_big_is_in_an_object_of_the_bucket() {
     env.post("storage/v1/b?project=p", json!({ "name": "dead-letters" })).await;
     let message = Message::new(vec![b'x'; 12_000_000]);
 
-    let letter = dead_lettered(&env, Some("dead-letters"), &message).await;
+    let dead_letter = dead_lettered(&env, Some("dead-letters"), &message).await;
 
-    assert_eq!(letter.data, "");
-    let object = letter.attributes["dl_object"].strip_prefix("gs://dead-letters/").unwrap();
+    assert_eq!(dead_letter.data, "");
+    let object = dead_letter.attributes["dl_object"].strip_prefix("gs://dead-letters/").unwrap();
     let storage = storage::Endpoint { endpoint: Some(env.emulator.url().into()), ..<_>::default() };
-    let bucket = storage::Bucket::new("dead-letters", &storage).await.unwrap();
+    let bucket = storage::Bucket::new(&"dead-letters".parse().unwrap(), &storage).await.unwrap();
     assert_eq!(bucket.read(object).await.unwrap(), message.data);
 }
 

@@ -63,7 +63,7 @@ async fn an_intake_reads_and_says_what_it_waits_for() {
 
     let dependencies = intake.clone().preflight([]).await.unwrap();
     assert_eq!(dependencies.len(), 2, "{dependencies:?}");
-    let dead_letter_tool = intake.dead_letter_tool();
+    let dead_letter_tool = intake.dead_letter_tool().unwrap();
     assert_eq!((dead_letter_tool.service, dead_letter_tool.project), ("enrich", "p"));
     assert_eq!(
         (dead_letter_tool.topic.as_ref(), dead_letter_tool.reads),
@@ -72,7 +72,7 @@ async fn an_intake_reads_and_says_what_it_waits_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_left_to_the_subscription_need_its_policy() {
+async fn dead_letters_left_to_the_subscription_need_its_policy() {
     let env = TestEnv::new(json!({})).await;
     let leave = DeadLetterConfig::Keyword(Keyword::Subscription);
     let settings = |dead_letters| settings(&env, "subscription", dead_letters);

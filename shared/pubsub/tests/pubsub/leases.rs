@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use tonic::Code;
 
 use crate::env::{PATIENCE, TestEnv, connection, next};
-use crate::proxy::Proxy;
+use crate::proxy::TestProxy;
 
 async fn open(env: &TestEnv, lease_extension: Duration) -> Source {
     let id = "subscription".into();
@@ -39,7 +39,7 @@ async fn a_nack_and_an_ack_that_were_refused_are_sent_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_delivered_to_a_stream_that_was_replaced() {
     let env = TestEnv::new(json!({})).await;
-    let proxy = Proxy::start(env.emulator.address().port(), None);
+    let proxy = TestProxy::start(env.emulator.address().port(), None);
     // With three open streams that nobody reads, most messages would go there again and again.
     let settings = Subscription {
         id: "subscription".into(),
@@ -71,7 +71,7 @@ async fn nothing_is_delivered_to_a_stream_that_was_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_whose_credentials_are_refused_is_replaced() {
     let env = TestEnv::new(json!({})).await;
-    let proxy = Proxy::start(env.emulator.address().port(), None);
+    let proxy = TestProxy::start(env.emulator.address().port(), None);
     let id = "subscription".into();
     let settings = Subscription { id, streams: 1, ..Subscription::default() };
     let (connection, metrics) = (connection(proxy.url()), SourceMetrics::default());

@@ -86,7 +86,7 @@ async fn a_subscription_is_told_by_what_is_wrong_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_of_its_own_is_what_letters_left_to_it_need() {
+async fn a_policy_of_its_own_is_what_dead_letters_left_to_it_need() {
     let policy = json!({ "deadLetterTopic": "projects/p/topics/topic", "maxDeliveryAttempts": 5 });
     let env = TestEnv::new(json!({ "deadLetterPolicy": policy })).await;
 

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, watch};
 /// under way.
 const BUFFER_BYTES: u32 = 64 * 1024;
 
-pub(crate) struct Proxy {
+pub(crate) struct TestProxy {
     port: u16,
     generation: watch::Sender<u64>,
     uploaded: Arc<AtomicU64>,
@@ -41,7 +41,7 @@ struct Uplink {
     turn: Arc<Mutex<()>>,
 }
 
-impl Proxy {
+impl TestProxy {
     /// Starts a proxy to a port of this machine, with this bandwidth towards it.
     pub(crate) fn start(server: u16, bytes_per_second: Option<u64>) -> Self {
         let socket = TcpSocket::new_v4().unwrap();

@@ -10,10 +10,10 @@ use tokio::time::{sleep, timeout};
 use tonic::Code;
 
 use crate::env::{PATIENCE, TestEnv, connection, next};
-use crate::proxy::Proxy;
+use crate::proxy::TestProxy;
 
 /// Waits until nothing more is uploaded. Returns the number of bytes.
-async fn settled(proxy: &Proxy) -> u64 {
+async fn settled(proxy: &TestProxy) -> u64 {
     loop {
         let before = proxy.uploaded();
         sleep(Duration::from_secs(2)).await;
@@ -26,7 +26,7 @@ async fn settled(proxy: &Proxy) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_uploaded_of_an_attempt_that_was_given_up() {
     let env = TestEnv::new(json!({})).await;
-    let proxy = Proxy::start(env.emulator.address().port(), Some(4_000_000));
+    let proxy = TestProxy::start(env.emulator.address().port(), Some(4_000_000));
     let publishers = Publishers::new(&connection(proxy.url())).await.unwrap();
     // One message without a key, and the same number of bytes under each of three keys.
     let batch: Vec<_> =
@@ -71,7 +71,7 @@ async fn nothing_is_left_of_the_ordering_keys_of_the_past() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_died_without_a_word_is_replaced() {
     let env = TestEnv::new(json!({})).await;
-    let proxy = Proxy::start(env.emulator.address().port(), None);
+    let proxy = TestProxy::start(env.emulator.address().port(), None);
     let publishers = Publishers::new(&connection(proxy.url())).await.unwrap();
     let batch = [env.outgoing("data".into(), "")];
     for _connection in 0..Endpoint::default().channels {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
 use crate::env::{PATIENCE, TestEnv, connection, next};
-use crate::proxy::Proxy;
+use crate::proxy::TestProxy;
 
 /// Checks that nothing is left: a new source gets nothing.
 async fn assert_empty(env: &TestEnv) {
@@ -134,7 +134,7 @@ fn calls(env: &TestEnv, method: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_stream_is_replaced_though_a_message_is_in_hand() {
     let env = TestEnv::new(json!({})).await;
-    let proxy = Proxy::start(env.emulator.address().port(), None);
+    let proxy = TestProxy::start(env.emulator.address().port(), None);
     let idle_timeout = Some(Duration::from_secs(1));
     let settings = Subscription { idle_timeout, ..settings() };
     let (mut source, _) = open(&connection(proxy.url()), &settings).await;
@@ -252,7 +252,7 @@ async fn attempts_are_told_where_a_policy_counts_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_stream_asks_for_its_share_and_for_the_lease() {
     let env = TestEnv::new(json!({})).await;
-    let proxy = Proxy::start(env.emulator.address().port(), None);
+    let proxy = TestProxy::start(env.emulator.address().port(), None);
     let asked = Subscription {
         streams: 3,
         max_outstanding_messages: 12,
@@ -299,7 +299,7 @@ async fn a_message_that_is_held_beyond_its_longest_lease_comes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_the_pipeline_is_handed_back_at_the_close() {
+async fn what_waits_for_the_pipeline_is_nacked_at_the_close() {
     let env = TestEnv::new(json!({})).await;
     let (mut source, _) = open(&env.connection, &settings()).await;
     env.publish((0..200).map(|index| index.to_string()), "").await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use humantime_serde::re::humantime::format_duration;
 
-use super::{host, names};
+use super::host;
 
 /// Faults of settings. Each one names its key, the origin of its value, and what would be right.
 #[derive(Debug, Default)]
@@ -71,16 +71,6 @@ impl Faults {
         let (min, max) = (format_duration(*range.start()), format_duration(*range.end()));
         let right = format_args!("must be {min} to {max}, is {}", format_duration(value));
         self.require(range.contains(&value), key, right);
-    }
-
-    /// Reports an invalid bucket name.
-    pub fn bucket(&mut self, key: &str, name: &str) {
-        self.name(key, names::bucket(name));
-    }
-
-    /// Reports an invalid name of a Pub/Sub resource. `collection` is its kind, such as `topics`.
-    pub fn resource(&mut self, key: &str, name: &str, collection: &str) {
-        self.name(key, names::resource(name, collection));
     }
 
     /// Reports an invalid name. `wrong` says what is wrong with it, if anything.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use pipeline::{Error, Recovery};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -14,6 +15,13 @@ use super::{Faults, url};
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct WrongSettings(pub String);
+
+/// Stops the service.
+impl From<WrongSettings> for Error {
+    fn from(wrong: WrongSettings) -> Self {
+        Recovery::Stop.because("read settings", wrong)
+    }
+}
 
 /// Text of a setting, and the value that it stands for.
 ///
@@ -39,6 +47,16 @@ impl<T> Parsed<T> {
     /// The text is wrong, and nobody has checked these settings.
     pub fn value(&self, key: impl fmt::Display) -> Result<&T, WrongSettings> {
         self.value.as_ref().map_err(|wrong| WrongSettings(format!("{key}: {wrong}")))
+    }
+
+    /// Reports missing or wrong text of the setting `key`, or returns the value. `required` is the
+    /// fault of missing text.
+    pub fn check_required(&self, key: &str, required: &str, faults: &mut Faults) -> Option<&T> {
+        if self.text.is_empty() {
+            faults.add(key, required);
+            return None;
+        }
+        self.check(key, faults)
     }
 
     /// Reports wrong text of the setting `key`, or returns the value.
@@ -145,6 +163,19 @@ mod tests {
         assert_eq!(faults.lines(), [fault]);
         assert_eq!(setting.value("level").unwrap_err().to_string(), fault);
         assert_eq!(json!(setting), json!("seven"));
+    }
+
+    #[test]
+    fn missing_text_of_a_required_setting_has_its_own_fault() {
+        let lines = |text| {
+            let mut faults = Faults::default();
+            read(text).check_required("level", "required: the level", &mut faults);
+            faults.lines().to_vec()
+        };
+
+        assert_eq!(lines(""), ["level: required: the level"]);
+        assert_eq!(lines("seven"), ["level: invalid digit found in string"]);
+        assert!(lines("7").is_empty());
     }
 
     #[test]

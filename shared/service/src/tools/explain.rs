@@ -161,7 +161,7 @@ pub fn end<R>(
             match error.recovery() {
                 Recovery::Reject(reason) => ("refused", Some(reason.as_str())),
                 Recovery::Retry => ("retried", None),
-                Recovery::HandBack => ("handed back, to come again", None),
+                Recovery::Nack => ("nacked, to come again", None),
                 Recovery::Stop => ("the service would stop", None),
             }
         }

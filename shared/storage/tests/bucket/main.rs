@@ -25,7 +25,12 @@ const BUCKET: &str = "/storage/v1/b/bucket";
 
 async fn bucket(url: &str) -> Bucket {
     service::install_crypto();
-    Bucket::new("bucket", &Endpoint { endpoint: Some(url.into()), ..<_>::default() }).await.unwrap()
+    Bucket::new(
+        &"bucket".parse().unwrap(),
+        &Endpoint { endpoint: Some(url.into()), ..<_>::default() },
+    )
+    .await
+    .unwrap()
 }
 
 async fn make_bucket(emulator: &Emulator) {

@@ -17,7 +17,7 @@ use crate::mqtt::wire::Stream;
 /// Capacity of a socket whose data is not read.
 pub(super) const SOCKET_BYTES: usize = 64 * 1024;
 
-pub(super) struct Broker {
+pub(super) struct TestBroker {
     protocol: Protocol,
     dialer: Arc<Dialer>,
     streams: mpsc::UnboundedReceiver<DuplexStream>,
@@ -37,7 +37,7 @@ impl Dial for Dialer {
     }
 }
 
-impl Broker {
+impl TestBroker {
     pub(super) fn new(protocol: Protocol) -> Self {
         let (sender, streams) = mpsc::unbounded_channel();
         Self { protocol, dialer: Arc::new(Dialer(sender)), streams, connections: 0 }

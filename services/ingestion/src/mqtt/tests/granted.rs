@@ -10,7 +10,7 @@ use crate::mqtt::requests::MAX_POSTPONEMENTS;
 #[tokio::test(start_paused = true)]
 async fn a_lower_qos_than_asked_is_not_ready_until_it_is_granted() {
     let mut env = TestEnv::new(Protocol::V5);
-    let source = env.source(Purpose::Carry);
+    let source = env.source(Mode::Run);
     let mut peer = env.broker.accept().await;
     peer.take(true).await;
     let (packet_id, filters) = peer.asked().await;
@@ -31,7 +31,7 @@ async fn a_refused_filter_is_asked_for_again_while_the_others_bring_messages() {
     for protocol in [Protocol::V5, Protocol::V4] {
         let mut env = TestEnv::new(protocol);
         env.filters = vec![subscription("a", 1), subscription("b", 0)];
-        let mut source = env.source(Purpose::Carry);
+        let mut source = env.source(Mode::Run);
         let mut peer = env.broker.accept().await;
         peer.take(false).await;
         let (packet_id, _) = peer.asked().await;
@@ -52,7 +52,7 @@ async fn a_refused_filter_is_asked_for_again_while_the_others_bring_messages() {
 async fn subscriptions_go_out_in_eights_and_answers_are_matched_by_packet_id() {
     let mut env = TestEnv::new(Protocol::V5);
     env.filters = (0..20).map(|n| subscription(&format!("f{n}"), 1)).collect();
-    let _source = env.source(Purpose::Carry);
+    let _source = env.source(Mode::Run);
     let mut peer = env.broker.accept().await;
     peer.take(false).await;
 
@@ -77,7 +77,7 @@ async fn subscriptions_go_out_in_eights_and_answers_are_matched_by_packet_id() {
 async fn a_session_that_is_cut_short_is_told_with_all_else_that_is_less() {
     let mut env = TestEnv::new(Protocol::V5);
     env.filters = vec![subscription("$share/g/devices/+/up", 1)];
-    let source = env.source(Purpose::Carry);
+    let source = env.source(Mode::Run);
     let mut peer = env.broker.accept().await;
     let expiry = [0x11, 0, 0, 0, 60];
     let others = [0x21, 0, 9, 0x24, 0, 0x27, 0, 0, 4, 0, 0x28, 0, 0x2A, 0, 0x12, 0, 1, b'z'];
@@ -112,7 +112,7 @@ async fn the_keep_alive_of_the_broker_counts_and_none_of_its_own_ends_nothing() 
     {
         let mut env = TestEnv::new(Protocol::V5);
         env.settings.keep_alive = Duration::from_secs(asked_seconds);
-        let _source = env.source(Purpose::Carry);
+        let _source = env.source(Mode::Run);
         let mut peer = env.broker.accept().await;
         peer.take_with(true, &[0x13, 0, server_seconds]).await;
         peer.grant().await;
@@ -126,7 +126,7 @@ async fn the_keep_alive_of_the_broker_counts_and_none_of_its_own_ends_nothing() 
 #[tokio::test(start_paused = true)]
 async fn a_broker_that_does_not_answer_is_left_and_asked_again() {
     let mut env = TestEnv::new(Protocol::V5);
-    let _source = env.source(Purpose::Carry);
+    let _source = env.source(Mode::Run);
     let started = Instant::now();
 
     let mut mute = env.broker.accept().await;
@@ -156,7 +156,7 @@ async fn a_broker_that_refuses_says_why() {
         [(Protocol::V5, 0x87, "NotAuthorized"), (Protocol::V4, 4, "BadUserName")]
     {
         let mut env = TestEnv::new(protocol);
-        let _source = env.source(Purpose::Carry);
+        let _source = env.source(Mode::Run);
         let mut peer = env.broker.accept().await;
         peer.next().await;
 
@@ -193,7 +193,7 @@ async fn a_broker_that_disconnects_says_why() {
 async fn with_3_1_1_a_lower_qos_is_not_asked_again_as_that_brings_all_retained_messages() {
     let mut env = TestEnv::new(Protocol::V4);
     env.filters = vec![subscription("a", 1), subscription("b", 1), subscription("$share/g/c", 1)];
-    let _source = env.source(Purpose::Carry);
+    let _source = env.source(Mode::Run);
     let mut peer = env.broker.accept().await;
     peer.take(false).await;
     let (packet_id, _) = peer.asked().await;
@@ -214,7 +214,7 @@ async fn with_3_1_1_a_lower_qos_is_not_asked_again_as_that_brings_all_retained_m
 #[tokio::test(start_paused = true)]
 async fn messages_put_off_the_time_for_an_answer_but_not_without_end() {
     let mut env = TestEnv::new(Protocol::V5);
-    let mut source = env.source(Purpose::Carry);
+    let mut source = env.source(Mode::Run);
     let mut peer = env.broker.accept().await;
     peer.take(true).await;
     peer.asked().await;

@@ -204,7 +204,7 @@ async fn qos_0_messages_beyond_the_bound_are_dropped_and_counted() {
 async fn qos_0_messages_that_wait_at_the_end_are_counted() {
     let mut env = TestEnv::new(Protocol::V5);
     let (mut source, mut peer) = env.subscribed().await;
-    for payload in ["sent", "handed back", "waits"] {
+    for payload in ["sent", "nacked", "waits"] {
         peer.publish(&Publish::qos0(payload)).await;
     }
     next(&mut source).await.ack();

@@ -7,7 +7,7 @@ use crate::mqtt::drain::LEAVE_TIMEOUT;
 
 /// Returns a source that drains, and the broker's side after the UNSUBSCRIBE.
 async fn draining(env: &mut TestEnv) -> (Source, Peer) {
-    let source = env.source(Purpose::Drain);
+    let source = env.source(Mode::Drain);
     let mut peer = env.broker.accept().await;
     peer.take(true).await;
     let (packet_id, filters) = peer.unasked().await;
@@ -104,7 +104,7 @@ async fn a_message_that_overtakes_the_answer_to_the_ping_is_carried() {
 async fn a_replica_that_lives_gets_its_session_back_untouched() {
     for protocol in [Protocol::V5, Protocol::V4] {
         let mut env = TestEnv::new(protocol);
-        let mut source = env.source(Purpose::Drain);
+        let mut source = env.source(Mode::Drain);
         let mut peer = env.broker.accept().await;
         peer.take(true).await;
         // The replica was in its longest wait, and reconnects as late as possible.
@@ -132,7 +132,7 @@ async fn a_replica_that_lives_gets_its_session_back_untouched() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_fails_is_opened_again_and_watched_again() {
     let mut env = TestEnv::new(Protocol::V4);
-    let mut source = env.source(Purpose::Drain);
+    let mut source = env.source(Mode::Drain);
     for _ in 0..2 {
         let mut watched = env.broker.accept().await;
         watched.take(true).await;
@@ -186,7 +186,7 @@ async fn a_message_that_could_not_be_carried_is_carried_again() {
 async fn an_unsubscription_that_is_refused_or_not_answered_is_tried_again() {
     for answer in [Some(0x87), None] {
         let mut env = TestEnv::new(Protocol::V5);
-        let mut source = env.source(Purpose::Drain);
+        let mut source = env.source(Mode::Drain);
         let mut peer = env.broker.accept().await;
         peer.take(true).await;
         let (packet_id, _) = peer.unasked().await;
@@ -211,7 +211,7 @@ async fn an_unsubscription_that_is_refused_or_not_answered_is_tried_again() {
 #[tokio::test(start_paused = true)]
 async fn without_a_session_there_is_nothing_to_carry() {
     let mut env = TestEnv::new(Protocol::V5);
-    let mut source = env.source(Purpose::Drain);
+    let mut source = env.source(Mode::Drain);
     let mut peer = env.broker.accept().await;
     peer.take(false).await;
 
@@ -224,7 +224,7 @@ async fn without_a_session_there_is_nothing_to_carry() {
 #[tokio::test(start_paused = true)]
 async fn a_session_that_was_found_was_there() {
     let mut env = TestEnv::new(Protocol::V5);
-    let mut source = env.source(Purpose::Drain);
+    let mut source = env.source(Mode::Drain);
     let mut peer = env.broker.accept().await;
     peer.take(true).await;
     drop(peer);
@@ -239,7 +239,7 @@ async fn a_session_that_was_found_was_there() {
 #[tokio::test(start_paused = true)]
 async fn a_broker_that_is_away_is_waited_for() {
     let mut env = TestEnv::new(Protocol::V5);
-    let mut source = env.source(Purpose::Drain);
+    let mut source = env.source(Mode::Drain);
     drop(env.broker.accept().await);
     let mut peer = env.broker.accept().await;
     peer.take(false).await;
@@ -252,7 +252,7 @@ async fn a_broker_that_is_away_is_waited_for() {
 async fn filters_of_removed_routes_end_too() {
     let mut env = TestEnv::new(Protocol::V5);
     env.settings.unsubscribe = vec!["old/#".into()];
-    let _source = env.source(Purpose::Drain);
+    let _source = env.source(Mode::Drain);
     let mut peer = env.broker.accept().await;
     peer.take(true).await;
 
@@ -280,7 +280,7 @@ async fn the_late_answer_to_an_earlier_ping_is_not_the_end() {
     // The replica is watched for 16 s. The first ping is sent after 12 s.
     env.settings.reconnect.max = env.settings.reconnect.min;
     env.settings.keep_alive = Duration::from_secs(16);
-    let mut source = env.source(Purpose::Drain);
+    let mut source = env.source(Mode::Drain);
     let mut peer = env.broker.accept().await;
     peer.answers_pings = false;
     peer.take(true).await;

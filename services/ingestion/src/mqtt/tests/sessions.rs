@@ -47,7 +47,7 @@ async fn a_session_that_is_there_again_is_no_gap() {
 #[tokio::test(start_paused = true)]
 async fn no_session_at_the_start_is_counted_apart() {
     let mut env = TestEnv::new(Protocol::V5);
-    let _source = env.source(Purpose::Carry);
+    let _source = env.source(Mode::Run);
     let mut peer = env.broker.accept().await;
     peer.take(false).await;
     peer.grant().await;
@@ -84,7 +84,7 @@ async fn with_3_1_1_a_session_that_has_the_filters_is_not_subscribed_to_again() 
 async fn filters_of_removed_routes_are_unsubscribed_from_a_session_that_is_there() {
     let mut env = TestEnv::new(Protocol::V5);
     env.settings.unsubscribe = vec!["old/#".into()];
-    let _source = env.source(Purpose::Carry);
+    let _source = env.source(Mode::Run);
     let mut peer = env.broker.accept().await;
     peer.take(true).await;
 

@@ -287,7 +287,7 @@ async fn an_answer_behind_messages_that_are_not_read_yet_is_not_late() {
     let (mut env, publish) = slow(Protocol::V5, 900_000);
     // No pings are answered in this test.
     env.settings.keep_alive = PATIENCE;
-    let mut source = env.source(Purpose::Carry);
+    let mut source = env.source(Mode::Run);
     let mut peer = env.broker.accept().await;
     peer.take(true).await;
     let (packet_id, _) = peer.asked().await;

@@ -7,7 +7,7 @@ use proto::append_rows_response::Response;
 use proto::storage_error::StorageErrorCode;
 use tonic::Code;
 
-use super::Answer;
+use super::AppendResponse;
 
 /// An error inside an answer. The stream continues after it.
 pub(super) struct Refusal {
@@ -24,12 +24,12 @@ impl Refusal {
     }
 
     /// Builds the answer to a request that wrote nothing.
-    pub(super) fn answer(&self, entity: &str) -> Answer {
+    pub(super) fn answer(&self, entity: &str) -> AppendResponse {
         let Self { code, storage_error, why } = self;
         let message = format!("{why} Entity: {entity}");
         let details = storage_error.map(|code| detail(code, why, entity)).into_iter().collect();
         let status = rpc::Status { code: (*code).into(), message, details };
-        Answer { response: Some(Response::Error(status)), ..<_>::default() }
+        AppendResponse { response: Some(Response::Error(status)), ..<_>::default() }
     }
 }
 

@@ -12,7 +12,7 @@ use rusqlite::types::Value as Sql;
 use serde_json::{Map, Value};
 use tonic::Code;
 
-use super::Answer;
+use super::AppendResponse;
 use super::proto_rows::Descriptor;
 use super::refusal::Refusal;
 use super::stream::is_default;
@@ -62,7 +62,10 @@ impl Missing {
 
 impl Append {
     /// Appends all rows or none. Returns the answer and the schema that writers know.
-    pub(super) fn carry_out(self, catalog: &mut Catalog) -> Result<(Answer, Schema), Status> {
+    pub(super) fn carry_out(
+        self,
+        catalog: &mut Catalog,
+    ) -> Result<(AppendResponse, Schema), Status> {
         let stream =
             if is_default(&self.stream) { None } else { Some(catalog.stream(&self.stream)?) };
         let (table, known) = catalog.writable(&self.table).map_err(|_| {
@@ -84,11 +87,11 @@ impl Append {
             let why = "Errors found while processing rows. Please refer to the row_errors field \
                        for details. The list may not be complete because of the size limitations.";
             let refused = Refusal::of(why).answer(&entity);
-            return Ok((Answer { row_errors, ..refused }, known));
+            return Ok((AppendResponse { row_errors, ..refused }, known));
         }
         let offset = catalog.take(&self.stream, &self.table, rows)?;
         let result = Response::AppendResult(AppendResult { offset });
-        Ok((Answer { response: Some(result), ..<_>::default() }, known))
+        Ok((AppendResponse { response: Some(result), ..<_>::default() }, known))
     }
 
     /// Returns the long name of the stream, as errors show it.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Changes, TargetTable, bracketed, check_once, columns, row_ids, sign, stored, top, word,
+    RowChanges, TargetTable, bracketed, check_once, columns, row_ids, sign, stored, top, word,
 };
 use crate::bigquery::catalog::Catalog;
 use crate::bigquery::names::TableName;
@@ -44,7 +44,7 @@ impl Catalog {
         statement: &Statement<'_>,
         at: usize,
         name: &TableName,
-    ) -> Result<Changes, Status> {
+    ) -> Result<RowChanges, Status> {
         let tokens = statement.tokens;
         let expected =
             |word: &str| statement.wrong(at + 1, &format!("Syntax error: Expected keyword {word}"));
@@ -56,7 +56,7 @@ impl Catalog {
             source: &tokens[using + 1..on],
             condition: &tokens[on + 1..first],
         };
-        let mut changes = Changes::default();
+        let mut changes = RowChanges::default();
         // Only the first clause that fits a row applies to it.
         let mut done: HashSet<i64> = HashSet::new();
         let mut before: Vec<Vec<Lexeme>> = Vec::new();
@@ -88,7 +88,7 @@ impl Catalog {
         name: &TableName,
         merge: &Merge<'_>,
         clause: &Clause,
-    ) -> Result<Changes, Status> {
+    ) -> Result<RowChanges, Status> {
         let (from, to) = clause.action;
         let mut source = merge.target.tokens.clone();
         let mut condition = clause.condition.clone();
@@ -106,7 +106,7 @@ impl Catalog {
             let found = self.select(statement.query, &query, &statement.scope(self))?;
             let deletes = row_ids(&found.rows);
             check_once(&deletes)?;
-            return Ok(Changes { deletes, ..Changes::default() });
+            return Ok(RowChanges { deletes, ..RowChanges::default() });
         }
         if !(statement.is_word(from, "UPDATE") && statement.is_word(from + 1, "SET")) {
             return Err(statement.wrong(from, "Syntax error: Expected UPDATE SET or DELETE"));
@@ -114,7 +114,7 @@ impl Catalog {
         let assigned = self.assigned(statement, name, from + 2..to)?;
         let query = merge.target.select(&assigned, &source, &condition);
         let updates = self.updates(statement, &query, &assigned)?;
-        Ok(Changes { updates, ..Changes::default() })
+        Ok(RowChanges { updates, ..RowChanges::default() })
     }
 
     /// Returns the rows that a clause inserts.

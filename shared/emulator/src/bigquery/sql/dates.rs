@@ -7,7 +7,7 @@ use time::{Date, Duration, Month, OffsetDateTime, Time};
 
 use super::super::schema::FieldType;
 use super::super::value::{write_date, write_datetime, write_time, write_timestamp};
-use super::scalar::{Answer, add, convert, converted, failed, text};
+use super::scalar::{FunctionResult, add, convert, converted, failed, text};
 
 pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     for kind in ["TIMESTAMP", "DATE", "DATETIME", "TIME"] {
@@ -84,7 +84,7 @@ fn length(part: &str) -> Option<Duration> {
     })
 }
 
-fn shift(call: &Context<'_>, sign: i64) -> Answer {
+fn shift(call: &Context<'_>, sign: i64) -> FunctionResult {
     let (Some((time, kind)), Some(count)) = (time_at(call, 0)?, call.get::<Option<i64>>(1)?) else {
         return Ok(None);
     };
@@ -108,7 +108,7 @@ fn shift(call: &Context<'_>, sign: i64) -> Answer {
 }
 
 /// Adds days to a date.
-fn days(call: &Context<'_>) -> Answer {
+fn days(call: &Context<'_>) -> FunctionResult {
     let (Some((date, kind)), Some(days)) = (time_at(call, 0)?, call.get::<Option<i64>>(1)?) else {
         return Ok(None);
     };
@@ -137,14 +137,14 @@ fn ends(call: &Context<'_>) -> rusqlite::Result<Option<(OffsetDateTime, OffsetDa
 }
 
 /// Returns the number of whole lengths of a part between two timestamps.
-fn lengths(call: &Context<'_>) -> Answer {
+fn lengths(call: &Context<'_>) -> FunctionResult {
     let Some((left, right, part)) = ends(call)? else { return Ok(None) };
     let length = length(&part).filter(|_| part != "WEEK").ok_or_else(|| unknown(&part))?;
     counted((left - right).whole_microseconds() / length.whole_microseconds())
 }
 
 /// Returns the number of borders of a part between two times without a zone.
-fn borders(call: &Context<'_>) -> Answer {
+fn borders(call: &Context<'_>) -> FunctionResult {
     let Some((left, right, part)) = ends(call)? else { return Ok(None) };
     let months =
         |time: OffsetDateTime| i64::from(time.year()) * 12 + i64::from(u8::from(time.month())) - 1;
@@ -164,12 +164,12 @@ fn borders(call: &Context<'_>) -> Answer {
     }
 }
 
-fn counted(count: i128) -> Answer {
+fn counted(count: i128) -> FunctionResult {
     let count = i64::try_from(count).map_err(|_| failed("the difference is out of range"))?;
     Ok(Some(Sql::Integer(count)))
 }
 
-fn trunc(call: &Context<'_>) -> Answer {
+fn trunc(call: &Context<'_>) -> FunctionResult {
     let Some((time, kind)) = time_at(call, 0)? else { return Ok(None) };
     let part = call.get::<String>(1)?;
     Ok(Some(written(truncated(time, &part)?, kind)))
@@ -202,7 +202,7 @@ fn truncated(time: OffsetDateTime, part: &str) -> rusqlite::Result<OffsetDateTim
     }
 }
 
-pub(super) fn extract(call: &Context<'_>) -> Answer {
+pub(super) fn extract(call: &Context<'_>) -> FunctionResult {
     let Some((time, kind)) = time_at(call, 1)? else { return Ok(None) };
     let part = call.get::<String>(0)?;
     let number = match part.as_str() {
@@ -253,7 +253,7 @@ fn calendar_date([year, month, day]: [i64; 3]) -> rusqlite::Result<Date> {
     is_known.then_some(date).ok_or_else(|| failed("the date is out of range"))
 }
 
-fn date(call: &Context<'_>) -> Answer {
+fn date(call: &Context<'_>) -> FunctionResult {
     match call.len() {
         1 => Ok(time_at(call, 0)?.map(|(time, _)| text(write_date(time.date())))),
         3 => numbers(call, 0)?
@@ -263,7 +263,7 @@ fn date(call: &Context<'_>) -> Answer {
     }
 }
 
-fn time(call: &Context<'_>) -> Answer {
+fn time(call: &Context<'_>) -> FunctionResult {
     match call.len() {
         1 => Ok(time_at(call, 0)?.map(|(time, _)| text(write_time(time.time())))),
         3 => numbers(call, 0)?
@@ -273,7 +273,7 @@ fn time(call: &Context<'_>) -> Answer {
     }
 }
 
-fn datetime(call: &Context<'_>) -> Answer {
+fn datetime(call: &Context<'_>) -> FunctionResult {
     match call.len() {
         1 => Ok(time_at(call, 0)?.map(|(time, _)| text(write_datetime(time)))),
         2 => {
@@ -302,7 +302,7 @@ fn arguments(name: &str) -> rusqlite::Error {
     failed(format!("this emulator does not support these arguments of {name}"))
 }
 
-fn from_unix(call: &Context<'_>, unit: i64) -> Answer {
+fn from_unix(call: &Context<'_>, unit: i64) -> FunctionResult {
     let Some(number) = call.get::<Option<i64>>(0)? else { return Ok(None) };
     let nanos = i128::from(number) * i128::from(unit) * 1000;
     let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok();
@@ -311,14 +311,14 @@ fn from_unix(call: &Context<'_>, unit: i64) -> Answer {
         .ok_or_else(|| failed("the time is out of range"))
 }
 
-pub(super) fn unix(call: &Context<'_>, unit: i128) -> Answer {
+pub(super) fn unix(call: &Context<'_>, unit: i128) -> FunctionResult {
     let Some((time, _)) = time_at(call, 0)? else { return Ok(None) };
     let count = (time.unix_timestamp_nanos() / 1000).div_euclid(unit);
     Ok(Some(Sql::Integer(i64::try_from(count).map_err(|error| failed(error.to_string()))?)))
 }
 
 /// Formats a time by the pattern in the first argument. It supports the common elements.
-fn format(call: &Context<'_>) -> Answer {
+fn format(call: &Context<'_>) -> FunctionResult {
     let (Some(pattern), Some((time, _))) = (call.get::<Option<String>>(0)?, time_at(call, 1)?)
     else {
         return Ok(None);

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::super::schema::{FieldType, kind_named};
 use super::super::value::exact_number;
-use super::scalar::{Answer, Function, add, convert, converted, failed, plain, text};
+use super::scalar::{Function, FunctionResult, add, convert, converted, failed, plain, text};
 use super::{dates, numbers, strings};
 
 /// Registers the functions, and sets names and patterns to BigQuery's rules.
@@ -76,7 +76,7 @@ fn at(call: &Context<'_>) -> rusqlite::Result<Option<Value>> {
     Ok(json.pointer(&pointer).cloned().filter(|value| !value.is_null()))
 }
 
-fn json_value(call: &Context<'_>) -> Answer {
+fn json_value(call: &Context<'_>) -> FunctionResult {
     Ok(at(call)?.and_then(|value| match value {
         Value::String(text) => Some(Sql::Text(text)),
         Value::Array(_) | Value::Object(_) => None,
@@ -89,7 +89,7 @@ fn list(call: &Context<'_>, at: usize) -> rusqlite::Result<Option<Vec<Value>>> {
     Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
 }
 
-fn array_to_string(call: &Context<'_>) -> Answer {
+fn array_to_string(call: &Context<'_>) -> FunctionResult {
     let (Some(list), Some(between)) = (list(call, 0)?, call.get::<Option<String>>(1)?) else {
         return Ok(None);
     };
@@ -104,7 +104,7 @@ fn array_to_string(call: &Context<'_>) -> Answer {
 /// Casts a value. Its arguments are the value, the type, a flag, and the type of the value.
 ///
 /// The flag makes a wrong value NULL. The type of the value is empty if it is not known.
-fn cast(call: &Context<'_>) -> Answer {
+fn cast(call: &Context<'_>) -> FunctionResult {
     let kind = kind_named(&call.get::<String>(1)?.to_ascii_uppercase());
     let kind = kind.ok_or_else(|| failed("unknown type"))?;
     let value = match (call.get::<Sql>(0)?, kind) {
@@ -167,7 +167,7 @@ fn json_of(value: Sql) -> Value {
     }
 }
 
-fn concat(call: &Context<'_>) -> Answer {
+fn concat(call: &Context<'_>) -> FunctionResult {
     let mut joined = String::new();
     for at in 0..call.len() {
         match call.get::<Sql>(at)? {
@@ -181,7 +181,7 @@ fn concat(call: &Context<'_>) -> Answer {
     Ok(Some(text(joined)))
 }
 
-fn compare(call: &Context<'_>, holds: fn(&str, &str) -> bool) -> Answer {
+fn compare(call: &Context<'_>, holds: fn(&str, &str) -> bool) -> FunctionResult {
     let (Some(text), Some(part)) = (call.get::<Option<String>>(0)?, call.get::<Option<String>>(1)?)
     else {
         return Ok(None);
@@ -189,7 +189,7 @@ fn compare(call: &Context<'_>, holds: fn(&str, &str) -> bool) -> Answer {
     Ok(Some(Sql::Integer(holds(&text, &part).into())))
 }
 
-fn split(call: &Context<'_>) -> Answer {
+fn split(call: &Context<'_>) -> FunctionResult {
     let Some(whole) = call.get::<Option<String>>(0)? else { return Ok(None) };
     let between = if call.len() > 1 { call.get::<String>(1)? } else { ",".into() };
     let words: Vec<Value> = whole.split(&between).map(Value::from).collect();
@@ -197,14 +197,14 @@ fn split(call: &Context<'_>) -> Answer {
 }
 
 /// Returns the argument, unless it is 0.
-fn divisor(call: &Context<'_>) -> Answer {
+fn divisor(call: &Context<'_>) -> FunctionResult {
     match call.get::<Sql>(0)? {
         Sql::Integer(0) | Sql::Real(0.0) => Err(failed("division by zero")),
         divisor => Ok(Some(divisor)),
     }
 }
 
-fn whole(call: &Context<'_>, divide: fn(i64, i64) -> Option<i64>) -> Answer {
+fn whole(call: &Context<'_>, divide: fn(i64, i64) -> Option<i64>) -> FunctionResult {
     let (Some(left), Some(right)) = (call.get::<Option<i64>>(0)?, call.get::<Option<i64>>(1)?)
     else {
         return Ok(None);
@@ -214,7 +214,7 @@ fn whole(call: &Context<'_>, divide: fn(i64, i64) -> Option<i64>) -> Answer {
         .ok_or_else(|| failed(format!("division by zero: {left} / {right}")))
 }
 
-fn generate_array(call: &Context<'_>) -> Answer {
+fn generate_array(call: &Context<'_>) -> FunctionResult {
     const MOST: i64 = 1_000_000;
     let (from, to) = (call.get::<i64>(0)?, call.get::<i64>(1)?);
     let step = if call.len() > 2 { call.get::<i64>(2)? } else { 1 };

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use rusqlite::functions::Context;
 use rusqlite::types::Value as Sql;
 
-use super::scalar::{Answer, add, failed};
+use super::scalar::{FunctionResult, add, failed};
 
 pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     add(connection, "CEIL", 1, |call| one(call, f64::ceil))?;
@@ -24,19 +24,19 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Returns a result, which must be a number if the arguments are.
-fn checked(result: f64, arguments: &[f64]) -> Answer {
+fn checked(result: f64, arguments: &[f64]) -> FunctionResult {
     if !result.is_finite() && arguments.iter().all(|argument| argument.is_finite()) {
         return Err(failed(format!("Floating point error in a function of {arguments:?}")));
     }
     Ok(Some(Sql::Real(result)))
 }
 
-fn one(call: &Context<'_>, function: fn(f64) -> f64) -> Answer {
+fn one(call: &Context<'_>, function: fn(f64) -> f64) -> FunctionResult {
     let Some(number) = call.get::<Option<f64>>(0)? else { return Ok(None) };
     checked(function(number), &[number])
 }
 
-fn two(call: &Context<'_>, function: fn(f64, f64) -> f64) -> Answer {
+fn two(call: &Context<'_>, function: fn(f64, f64) -> f64) -> FunctionResult {
     let (Some(left), Some(right)) = (call.get::<Option<f64>>(0)?, call.get::<Option<f64>>(1)?)
     else {
         return Ok(None);
@@ -45,7 +45,7 @@ fn two(call: &Context<'_>, function: fn(f64, f64) -> f64) -> Answer {
 }
 
 /// Rounds a number to digits after the point, or before it if their number is negative.
-fn to_digits(call: &Context<'_>, round: fn(f64) -> f64) -> Answer {
+fn to_digits(call: &Context<'_>, round: fn(f64) -> f64) -> FunctionResult {
     let Some(number) = call.get::<Option<f64>>(0)? else { return Ok(None) };
     let digits = if call.len() > 1 { call.get::<Option<i32>>(1)? } else { Some(0) };
     let Some(digits) = digits else { return Ok(None) };

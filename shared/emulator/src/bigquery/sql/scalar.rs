@@ -9,9 +9,9 @@ use super::super::schema::{Field, FieldType, new_field};
 use super::super::value;
 
 /// Result of a function.
-pub(super) type Answer = rusqlite::Result<Option<Sql>>;
+pub(super) type FunctionResult = rusqlite::Result<Option<Sql>>;
 /// A function that SQLite calls.
-pub(super) type Function = fn(&Context<'_>) -> Answer;
+pub(super) type Function = fn(&Context<'_>) -> FunctionResult;
 
 /// Registers a function.
 pub(super) fn add(
@@ -38,7 +38,7 @@ pub(super) fn text(text: String) -> Sql {
 }
 
 /// Converts the argument to the stored form of a type.
-pub(super) fn converted(call: &Context<'_>, kind: FieldType) -> Answer {
+pub(super) fn converted(call: &Context<'_>, kind: FieldType) -> FunctionResult {
     match call.get::<Sql>(0)? {
         Sql::Null => Ok(None),
         value => convert(kind, plain(value)).map(Some).map_err(failed),

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use rusqlite::functions::Context;
 use rusqlite::types::Value as Sql;
 
-use super::scalar::{Answer, add, failed, text};
+use super::scalar::{FunctionResult, add, failed, text};
 
 pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     add(connection, "like", 2, like)?;
@@ -17,12 +17,12 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     add(connection, "SUBSTR", 3, substring)
 }
 
-fn change(call: &Context<'_>, change: fn(&str) -> String) -> Answer {
+fn change(call: &Context<'_>, change: fn(&str) -> String) -> FunctionResult {
     Ok(call.get::<Option<String>>(0)?.map(|given| text(change(&given))))
 }
 
 /// Returns a part of a text. Position 0 means 1, and negative positions count from the end.
-fn substring(call: &Context<'_>) -> Answer {
+fn substring(call: &Context<'_>) -> FunctionResult {
     let (Some(given), Some(position)) =
         (call.get::<Option<String>>(0)?, call.get::<Option<i64>>(1)?)
     else {
@@ -54,7 +54,7 @@ enum PatternPart {
 }
 
 /// Executes `value LIKE pattern`. Its arguments are the pattern and the value.
-fn like(call: &Context<'_>) -> Answer {
+fn like(call: &Context<'_>) -> FunctionResult {
     let (Some(pattern), Some(value)) = (as_text(call.get::<Sql>(0)?), as_text(call.get::<Sql>(1)?))
     else {
         return Ok(None);

@@ -19,7 +19,7 @@ fn stream() -> (Stream<ScriptedStreams>, Openings, SourceMetrics) {
     let (metrics, settings) = (SourceMetrics::default(), Subscription::default());
     let leases = Leases::new(&settings, metrics.clone());
     let first = first_request("subscription", "client", &settings, 10, 1000);
-    let stream = Stream::new(pulls, first, &settings, leases, Held::default());
+    let stream = Stream::new(pulls, first, &settings, leases, Outstanding::default());
     (stream, openings, metrics)
 }
 

@@ -50,41 +50,41 @@ impl Filter {
     }
 
     /// Returns true if the filter selects a dead letter.
-    pub(super) fn takes(&self, letter: &Message) -> bool {
+    pub(super) fn takes(&self, dead_letter: &Message) -> bool {
         let is = |name: &str, wanted: &Option<String>| {
-            wanted.as_ref().is_none_or(|wanted| letter.attributes.get(name) == Some(wanted))
+            wanted.as_ref().is_none_or(|wanted| dead_letter.attributes.get(name) == Some(wanted))
         };
         let Conditions { device, since, until } = &self.conditions;
-        let seen = first_seen(letter);
+        let seen = first_seen(dead_letter);
         is("dl_service", &self.service)
             && is("dl_reason", &self.reason)
             && since.is_none_or(|since| seen >= since)
             && until.is_none_or(|until| seen < until)
-            && (is(DEVICE_ID, device) || *device == enriched_device(letter))
+            && (is(DEVICE_ID, device) || *device == enriched_device(dead_letter))
     }
 }
 
 /// Returns the time when the service first saw the message.
-pub(super) fn first_seen(letter: &Message) -> OffsetDateTime {
-    let told = letter.attributes.get("dl_first_seen");
+pub(super) fn first_seen(dead_letter: &Message) -> OffsetDateTime {
+    let told = dead_letter.attributes.get("dl_first_seen");
     let told = told.and_then(|text| parse_rfc3339(text));
-    told.unwrap_or(letter.publish_time)
+    told.unwrap_or(dead_letter.publish_time)
 }
 
 /// Returns the original data and attributes of a dead letter's message. If the dead letter does not
 /// hold the whole message, returns the part that it holds.
-pub(super) fn original(letter: &Message) -> (Bytes, Attributes) {
-    let restored = restore(letter, letter.data.clone());
-    restored.unwrap_or_else(|_cut| (letter.data.clone(), letter.attributes.clone()))
+pub(super) fn original(dead_letter: &Message) -> (Bytes, Attributes) {
+    let restored = restore(dead_letter, dead_letter.data.clone());
+    restored.unwrap_or_else(|_cut| (dead_letter.data.clone(), dead_letter.attributes.clone()))
 }
 
 /// Returns the device of a dead letter, if it is known.
-pub(super) fn device(letter: &Message) -> Option<String> {
-    letter.attributes.get(DEVICE_ID).cloned().or_else(|| enriched_device(letter))
+pub(super) fn device(dead_letter: &Message) -> Option<String> {
+    dead_letter.attributes.get(DEVICE_ID).cloned().or_else(|| enriched_device(dead_letter))
 }
 
-fn enriched_device(letter: &Message) -> Option<String> {
-    let envelope = Envelope::read(&original(letter).0)?;
+fn enriched_device(dead_letter: &Message) -> Option<String> {
+    let envelope = Envelope::read(&original(dead_letter).0)?;
     envelope.enrichment.get("DeviceID")?.as_str().map(str::to_owned)
 }
 
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn each_condition_counts() {
-        let letter = Message::new("x")
+        let dead_letter = Message::new("x")
             .with_attribute("dl_service", "bigqueries")
             .with_attribute("dl_reason", "row_type_mismatch")
             .with_attribute("device_id", "d1")
@@ -111,18 +111,22 @@ mod tests {
         let all = || Filter::default().of_service("bigqueries");
         let with = |conditions| Filter { conditions, ..all() };
 
-        assert!(all().takes(&letter));
-        assert!(Filter::default().takes(&letter), "of all services");
-        assert!(!all().of_service("enrich").takes(&letter));
-        assert!(!Filter { reason: Some("no_route".into()), ..all() }.takes(&letter));
-        assert!(with(Conditions { device: Some("d1".into()), ..<_>::default() }).takes(&letter));
-        assert!(!with(Conditions { device: Some("d2".into()), ..<_>::default() }).takes(&letter));
+        assert!(all().takes(&dead_letter));
+        assert!(Filter::default().takes(&dead_letter), "of all services");
+        assert!(!all().of_service("enrich").takes(&dead_letter));
+        assert!(!Filter { reason: Some("no_route".into()), ..all() }.takes(&dead_letter));
+        assert!(
+            with(Conditions { device: Some("d1".into()), ..<_>::default() }).takes(&dead_letter)
+        );
+        assert!(
+            !with(Conditions { device: Some("d2".into()), ..<_>::default() }).takes(&dead_letter)
+        );
         let at = datetime!(2025-06-15 10:00 UTC);
-        assert!(with(Conditions { since: Some(at), ..<_>::default() }).takes(&letter));
-        assert!(!with(Conditions { until: Some(at), ..<_>::default() }).takes(&letter));
+        assert!(with(Conditions { since: Some(at), ..<_>::default() }).takes(&dead_letter));
+        assert!(!with(Conditions { until: Some(at), ..<_>::default() }).takes(&dead_letter));
         let later = at + time::Duration::SECOND;
-        assert!(with(Conditions { until: Some(later), ..<_>::default() }).takes(&letter));
-        assert!(!with(Conditions { since: Some(later), ..<_>::default() }).takes(&letter));
+        assert!(with(Conditions { until: Some(later), ..<_>::default() }).takes(&dead_letter));
+        assert!(!with(Conditions { since: Some(later), ..<_>::default() }).takes(&dead_letter));
     }
 
     #[test]
@@ -148,12 +152,12 @@ mod tests {
     #[test]
     fn a_device_is_found_by_what_the_envelope_says() {
         let data = r#"{"id":"1","payload":"eA==","publishTime":"2025-06-15T10:00:00Z","enrichmentData":{"DeviceID":"d1"}}"#;
-        let letter = Message::new(data);
+        let dead_letter = Message::new(data);
         let of = |device| given::<Filter>(&format!("--device {device}"));
 
-        assert!(of("d1").takes(&letter));
-        assert!(!of("d2").takes(&letter));
-        assert_eq!(device(&letter).as_deref(), Some("d1"));
+        assert!(of("d1").takes(&dead_letter));
+        assert!(!of("d2").takes(&dead_letter));
+        assert_eq!(device(&dead_letter).as_deref(), Some("d1"));
         assert_eq!(device(&Message::new("raw")), None);
     }
 }

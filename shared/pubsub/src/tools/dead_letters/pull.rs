@@ -237,7 +237,7 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::time::timeout;
 
-    use super::super::tests::{TestEnv, texts};
+    use super::super::tests::{ToolEnv, texts};
     use super::*;
 
     async fn failure_of(url: String) -> Failure {
@@ -249,7 +249,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn an_acknowledged_letter_does_not_come_again() {
-        let env = TestEnv::with_letters(3).await;
+        let env = ToolEnv::with_letters(3).await;
         let puller = env.puller().await;
         let first = puller.pull(10).await.unwrap().leased;
         let ack_ids: Vec<_> = first.iter().map(|leased| &*leased.ack_id).collect();

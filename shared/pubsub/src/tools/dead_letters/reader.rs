@@ -38,14 +38,14 @@ const PAGE: usize = 1000;
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Limits {
     /// Most letters to read; about 500 bytes of memory for each.
-    #[arg(long, value_name = "N", default_value = "1000000", value_parser = letters(), global = true)]
+    #[arg(long, value_name = "N", default_value = "1000000", value_parser = dead_letters(), global = true)]
     pub(super) max: usize,
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds(), global = true)]
     #[arg(help = "How long to wait for another letter before that is all")]
     pub(super) wait: Duration,
 }
 
-fn letters() -> impl TypedValueParser<Value = usize> {
+fn dead_letters() -> impl TypedValueParser<Value = usize> {
     value_parser!(u32).range(1..=100_000_000).map(|max| max as usize)
 }
 
@@ -135,8 +135,8 @@ impl Reader {
 
     /// Returns true if a dead letter may have been published after this run began. Pub/Sub reports
     /// its time only in whole seconds.
-    pub(super) fn may_be_new(&self, letter: &Message) -> bool {
-        let certainly_old = |at: OffsetDateTime| letter.publish_time < at - 2 * SECOND;
+    pub(super) fn may_be_new(&self, dead_letter: &Message) -> bool {
+        let certainly_old = |at: OffsetDateTime| dead_letter.publish_time < at - 2 * SECOND;
         !self.started_at.is_some_and(certainly_old)
     }
 

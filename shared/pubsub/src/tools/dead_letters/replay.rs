@@ -18,10 +18,10 @@ use super::print::Print;
 use super::reader::Reader;
 use super::show::Row;
 use super::{DeadLetterTool, Seen};
-use crate::admin::{Admin, Unseen};
+use crate::admin::{Admin, LookupError};
 use crate::connection::Connection;
 use crate::dead_letters::restore;
-use crate::names::{TopicName, full_name};
+use crate::names::TopicName;
 use crate::outgoing::Outgoing;
 use crate::publishers::Publishers;
 use crate::reasons;
@@ -152,25 +152,25 @@ impl<P: Prepare> Sending<'_, P> {
     async fn page(&mut self, mut page: Vec<Message>, reader: &mut Reader) -> Result<(), Error> {
         page.sort_by(|a, b| (a.publish_time, &a.id).cmp(&(b.publish_time, &b.id)));
         let mut removed_at = Instant::now();
-        for letter in page.iter().filter(|letter| self.filter.takes(letter)) {
+        for dead_letter in page.iter().filter(|dead_letter| self.filter.takes(dead_letter)) {
             if reader.is_interrupted().await {
                 break;
             }
             // A message that was sent and refused again meanwhile is left for the next run.
-            if reader.may_be_new(letter) && self.sent.contains(identity(letter)) {
+            if reader.may_be_new(dead_letter) && self.sent.contains(identity(dead_letter)) {
                 continue;
             }
             reader.extend_leases().await;
-            let sent = reader.while_leased(self.send(letter)).await;
-            tell(letter, &sent, self.form, self.out);
+            let sent = reader.while_leased(self.send(dead_letter)).await;
+            tell(dead_letter, &sent, self.form, self.out);
             if sent.is_err() {
                 self.tally.failed += 1;
                 continue;
             }
             self.tally.replayed += 1;
-            self.sent.insert(identity(letter).to_vec());
+            self.sent.insert(identity(dead_letter).to_vec());
             if self.mode == Mode::Real {
-                reader.finish(&letter.id);
+                reader.finish(&dead_letter.id);
             }
             // After a crash, only the dead letters of one interval are sent again.
             if is_removal_due(removed_at) {
@@ -181,8 +181,8 @@ impl<P: Prepare> Sending<'_, P> {
         reader.remove().await
     }
 
-    async fn send(&mut self, letter: &Message) -> Result<(), Error> {
-        let outgoing = self.prepare.prepare(original(letter)?, self.topic.as_ref()).await?;
+    async fn send(&mut self, dead_letter: &Message) -> Result<(), Error> {
+        let outgoing = self.prepare.prepare(original(dead_letter)?, self.topic.as_ref()).await?;
         if self.mode == Mode::Dry {
             return Ok(());
         }
@@ -240,10 +240,10 @@ impl DeadLetterTool<'_> {
         }
         let Some(subscription) = self.reads else { return Ok(None) };
         let admin = Admin::new(&Connection::new(self.pubsub.clone())).await?;
-        let name = full_name(self.project, "subscriptions", &subscription.id);
+        let name = subscription.name(self.project)?;
         let found = admin.find_subscription(&name).await;
-        let advice = |unseen: &Unseen| unseen.advice(self.pubsub, "give the topic with --to");
-        let found = found.map_err(|unseen| anyhow!("{unseen}; {}", advice(&unseen)))?;
+        let advice = |error: &LookupError| error.advice(self.pubsub, "give the topic with --to");
+        let found = found.map_err(|error| anyhow!("{error}; {}", advice(&error)))?;
         Ok(Some(TopicName::new(self.project, &found.topic)))
     }
 }
@@ -255,31 +255,31 @@ fn is_removal_due(removed_at: Instant) -> bool {
 }
 
 /// Returns an identity that a message shares with its copies.
-fn identity(letter: &Message) -> &[u8] {
-    let id = letter.attributes.get(attribute::INGEST_ID);
-    id.map_or(&letter.data[..], |id| id.as_bytes())
+fn identity(dead_letter: &Message) -> &[u8] {
+    let id = dead_letter.attributes.get(attribute::INGEST_ID);
+    id.map_or(&dead_letter.data[..], |id| id.as_bytes())
 }
 
 /// Returns the message without the attributes that the dead letter added.
 ///
 /// # Errors
 /// `Reject` if the dead letter does not hold all of the message's data.
-pub fn original(letter: &Message) -> Result<Message, Error> {
+pub fn original(dead_letter: &Message) -> Result<Message, Error> {
     let refuse =
         |why: String| Err(Recovery::Reject(reasons::NOT_REPLAYABLE).because("replay", why));
-    if let Some(object) = letter.attributes.get("dl_object") {
+    if let Some(object) = dead_letter.attributes.get("dl_object") {
         return refuse(format!("its data is too big for Pub/Sub and lies in {object}"));
     }
-    let (data, attributes) = restore(letter, letter.data.clone())?;
+    let (data, attributes) = restore(dead_letter, dead_letter.data.clone())?;
     let mut message = Message::new(data);
     message.attributes = attributes;
-    message.publish_time = first_seen(letter);
+    message.publish_time = first_seen(dead_letter);
     Ok(message)
 }
 
-fn tell(letter: &Message, sent: &Result<(), Error>, form: Form, out: &mut dyn Print) {
+fn tell(dead_letter: &Message, sent: &Result<(), Error>, form: Form, out: &mut dyn Print) {
     let why = sent.as_ref().err().map(|error| format!("{error:#}"));
-    let row = Row::of(letter);
+    let row = Row::of(dead_letter);
     if form == Form::Json {
         let mut row = json!(row);
         row["error"] = json!(why);

@@ -29,17 +29,17 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn of(letter: &Message) -> Self {
-        let text = |name| attribute(letter, name).to_owned();
+    pub(super) fn of(dead_letter: &Message) -> Self {
+        let text = |name| attribute(dead_letter, name).to_owned();
         Self {
-            id: id(letter).to_owned(),
+            id: id(dead_letter).to_owned(),
             first_seen: text("dl_first_seen"),
             service: text("dl_service"),
             reason: text("dl_reason"),
             detail: text("dl_detail"),
-            device_id: device(letter).unwrap_or_default(),
-            bytes: letter.data.len(),
-            published: letter.publish_time,
+            device_id: device(dead_letter).unwrap_or_default(),
+            bytes: dead_letter.data.len(),
+            published: dead_letter.publish_time,
         }
     }
 
@@ -63,9 +63,9 @@ impl<'a> List<'a> {
         Self { filter, rows: Vec::new() }
     }
 
-    pub(super) fn visit(&mut self, letter: &Message) {
-        if self.filter.takes(letter) {
-            self.rows.push(Row::of(letter));
+    pub(super) fn visit(&mut self, dead_letter: &Message) {
+        if self.filter.takes(dead_letter) {
+            self.rows.push(Row::of(dead_letter));
         }
     }
 
@@ -84,8 +84,8 @@ impl<'a> List<'a> {
             *sums.entry(&row.reason).or_default() += 1;
             out.line(&row.line());
         }
-        for (reason, letters) in sums {
-            out.line(&format_args!("{reason}: {letters}"));
+        for (reason, dead_letters) in sums {
+            out.line(&format_args!("{reason}: {dead_letters}"));
         }
         out.line(&seen.sum(self.rows.len()));
     }
@@ -102,9 +102,10 @@ impl<'a> Count<'a> {
         Self { filter, counts: BTreeMap::new() }
     }
 
-    pub(super) fn visit(&mut self, letter: &Message) {
-        if self.filter.takes(letter) {
-            let key = ["dl_service", "dl_reason"].map(|name| attribute(letter, name).to_owned());
+    pub(super) fn visit(&mut self, dead_letter: &Message) {
+        if self.filter.takes(dead_letter) {
+            let key =
+                ["dl_service", "dl_reason"].map(|name| attribute(dead_letter, name).to_owned());
             *self.counts.entry(key.into()).or_default() += 1;
         }
     }
@@ -113,15 +114,15 @@ impl<'a> Count<'a> {
     pub(super) fn print(&self, seen: &Seen, form: Form, out: &mut dyn Print) {
         let matching: usize = self.counts.values().sum();
         if form == Form::Json {
-            let count = |((service, reason), letters): (&(String, String), &usize)| json!({ "service": service, "reason": reason, "letters": letters });
+            let count = |((service, reason), dead_letters): (&(String, String), &usize)| json!({ "service": service, "reason": reason, "letters": dead_letters });
             let mut told = seen.to_json();
             told["matching"] = matching.into();
             told["counts"] = self.counts.iter().map(count).collect();
             out.line(&format_args!("{told:#}"));
             return;
         }
-        for ((service, reason), letters) in &self.counts {
-            out.line(&format_args!("{letters:>8}  {service:<10}  {reason}"));
+        for ((service, reason), dead_letters) in &self.counts {
+            out.line(&format_args!("{dead_letters:>8}  {service:<10}  {reason}"));
         }
         out.line(&seen.sum(matching));
     }
@@ -139,12 +140,14 @@ impl<'a> Wanted<'a> {
         Self { id, service, found: Vec::new() }
     }
 
-    pub(super) fn visit(&mut self, letter: Message) {
-        if [id(&letter), &letter.id, attribute(&letter, "dl_message_id")].contains(&self.id) {
-            self.found.push(letter);
-            self.found.sort_by_cached_key(|letter| {
-                let is_other = attribute(letter, "dl_service") != self.service;
-                (is_other, letter.publish_time, letter.id.clone())
+    pub(super) fn visit(&mut self, dead_letter: Message) {
+        if [id(&dead_letter), &dead_letter.id, attribute(&dead_letter, "dl_message_id")]
+            .contains(&self.id)
+        {
+            self.found.push(dead_letter);
+            self.found.sort_by_cached_key(|dead_letter| {
+                let is_other = attribute(dead_letter, "dl_service") != self.service;
+                (is_other, dead_letter.publish_time, dead_letter.id.clone())
             });
             // There may be many repeats of one message. Ten are enough.
             self.found.truncate(10);
@@ -154,7 +157,7 @@ impl<'a> Wanted<'a> {
     /// Prints the whole dead letter: the oldest of this service, otherwise the oldest of all.
     /// Returns false if there is none.
     pub(super) fn print(&self, form: Form, out: &mut dyn Print) -> bool {
-        let Some((letter, others)) = self.found.split_first() else { return false };
+        let Some((dead_letter, others)) = self.found.split_first() else { return false };
         for other in others {
             let [service, reason] = ["dl_service", "dl_reason"].map(|name| attribute(other, name));
             out.note(&format_args!(
@@ -164,18 +167,18 @@ impl<'a> Wanted<'a> {
         }
         if form == Form::Json {
             // The format that `explain --pubsub-json` reads.
-            let mut shown = json!(Row::of(letter));
-            let (data, attributes) = original(letter);
+            let mut shown = json!(Row::of(dead_letter));
+            let (data, attributes) = original(dead_letter);
             shown["message"] = explain::to_json(&data, &attributes, "");
-            shown["message"]["messageId"] = attribute(letter, "dl_message_id").into();
+            shown["message"]["messageId"] = attribute(dead_letter, "dl_message_id").into();
             out.line(&format_args!("{shown:#}"));
             return true;
         }
-        let attributes: BTreeMap<_, _> = letter.attributes.iter().collect();
+        let attributes: BTreeMap<_, _> = dead_letter.attributes.iter().collect();
         for (name, value) in attributes {
             out.line(&format_args!("{name}: {value}"));
         }
-        let (data, _) = original(letter);
+        let (data, _) = original(dead_letter);
         out.line(&format_args!("data ({} bytes): {:#}", data.len(), explain::readable(&data)));
         true
     }
@@ -211,12 +214,12 @@ pub(super) fn matching_letters(count: usize) -> String {
 }
 
 /// Returns the id that the message has everywhere, otherwise the id of the dead letter.
-fn id(letter: &Message) -> &str {
-    letter.attributes.get(INGEST_ID).unwrap_or(&letter.id)
+fn id(dead_letter: &Message) -> &str {
+    dead_letter.attributes.get(INGEST_ID).unwrap_or(&dead_letter.id)
 }
 
-fn attribute<'a>(letter: &'a Message, name: &str) -> &'a str {
-    letter.attributes.get(name).map_or("", String::as_str)
+fn attribute<'a>(dead_letter: &'a Message, name: &str) -> &'a str {
+    dead_letter.attributes.get(name).map_or("", String::as_str)
 }
 
 #[cfg(test)]

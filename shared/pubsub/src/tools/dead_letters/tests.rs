@@ -36,13 +36,13 @@ const REASONS: Reasons = Reasons { refused: &[reasons::OF_THE_TESTS], skipped: &
 const SUBSCRIPTION: &str = "projects/p/subscriptions/dead-letters";
 
 /// A dead-letter topic with its subscription.
-pub(super) struct TestEnv {
+pub(super) struct ToolEnv {
     pub(super) emulator: Emulator,
     pub(super) endpoint: Endpoint,
     publishers: Publishers,
 }
 
-impl TestEnv {
+impl ToolEnv {
     pub(super) async fn with_letters(count: usize) -> Self {
         service::install_crypto();
         let emulator = Emulator::start(Options::default()).await.unwrap();
@@ -79,9 +79,9 @@ impl TestEnv {
     }
 
     /// Publishes a dead letter.
-    pub(super) async fn add(&self, letter: Message) {
+    pub(super) async fn add(&self, dead_letter: Message) {
         let topic = TopicName::new("p", "dead-letters");
-        let Message { data, attributes, .. } = letter;
+        let Message { data, attributes, .. } = dead_letter;
         let outgoing =
             Outgoing { topic: topic.clone(), data, attributes, ordering_key: String::new() };
         self.publishers.publish(&topic, &[outgoing]).await.unwrap();
@@ -138,14 +138,14 @@ impl TestEnv {
 
     async fn publish(&self, count: usize) {
         let topic = TopicName::new("p", "dead-letters");
-        let letter = |index: usize| Outgoing {
+        let dead_letter = |index: usize| Outgoing {
             topic: topic.clone(),
             data: index.to_string().into(),
             attributes: Attributes::default(),
             ordering_key: String::new(),
         };
-        let letters: Vec<_> = (0..count).map(letter).collect();
-        for chunk in letters.chunks(1000) {
+        let dead_letters: Vec<_> = (0..count).map(dead_letter).collect();
+        for chunk in dead_letters.chunks(1000) {
             self.publishers.publish(&topic, chunk).await.unwrap();
         }
     }
@@ -202,8 +202,8 @@ pub(super) fn texts(messages: &[Message]) -> Vec<String> {
 async fn rest(reader: &mut Reader) -> BTreeSet<String> {
     let mut ids = BTreeSet::new();
     while let Some(page) = reader.page().await.unwrap() {
-        for letter in page {
-            assert!(ids.insert(letter.id.clone()), "{} came twice", letter.id);
+        for dead_letter in page {
+            assert!(ids.insert(dead_letter.id.clone()), "{} came twice", dead_letter.id);
         }
     }
     ids
@@ -211,7 +211,7 @@ async fn rest(reader: &mut Reader) -> BTreeSet<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_letter_is_read_in_every_run() {
-    let env = TestEnv::with_letters(3500).await;
+    let env = ToolEnv::with_letters(3500).await;
 
     let first = env.read().await;
 
@@ -222,7 +222,7 @@ async fn every_letter_is_read_in_every_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bound_that_hides_letters_is_told() {
-    let env = TestEnv::with_letters(30).await;
+    let env = ToolEnv::with_letters(30).await;
 
     let mut reader = env.reader(20).await;
     let found = rest(&mut reader).await;
@@ -242,7 +242,7 @@ async fn a_bound_that_hides_letters_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bound_that_is_just_enough_hides_nothing() {
-    let env = TestEnv::with_letters(20).await;
+    let env = ToolEnv::with_letters(20).await;
 
     let mut reader = env.reader(20).await;
 
@@ -252,7 +252,7 @@ async fn a_bound_that_is_just_enough_hides_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_of_a_lost_answer_are_told_to_be_missing() {
-    let env = TestEnv::with_letters(1200).await;
+    let env = ToolEnv::with_letters(1200).await;
     env.disturb_pull(Kind::LoseReply);
 
     let mut reader = env.reader(1_000_000).await;
@@ -268,7 +268,7 @@ async fn letters_of_a_lost_answer_are_told_to_be_missing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_stops_the_tool_with_the_words_of_pubsub() {
-    let env = TestEnv::with_letters(1).await;
+    let env = ToolEnv::with_letters(1).await;
     env.disturb_pull(Kind::refuse(Code::PermissionDenied));
 
     let error = env.reader(10).await.page().await.unwrap_err();
@@ -278,7 +278,7 @@ async fn what_is_refused_stops_the_tool_with_the_words_of_pubsub() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_that_come_while_it_runs_are_left_for_the_next_run() {
-    let env = TestEnv::with_letters(2).await;
+    let env = ToolEnv::with_letters(2).await;
     let mut reader = env.reader(1_000_000).await;
     let page = reader.page().await.unwrap().unwrap();
     // The service's clock is reported in whole seconds.
@@ -294,7 +294,7 @@ async fn letters_that_come_while_it_runs_are_left_for_the_next_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clock_of_the_service_is_told() {
-    let env = TestEnv::with_letters(1).await;
+    let env = ToolEnv::with_letters(1).await;
 
     let pulled = env.puller().await.pull(1).await.unwrap();
 
@@ -305,7 +305,7 @@ async fn the_clock_of_the_service_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_removed_is_gone_and_the_others_are_back() {
-    let env = TestEnv::with_letters(5).await;
+    let env = ToolEnv::with_letters(5).await;
     let mut reader = env.reader(1_000_000).await;
     let page = reader.page().await.unwrap().unwrap();
 
@@ -346,7 +346,7 @@ fn a_subscription_that_keeps_letters_for_a_while_is_noted_beside_the_result() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_are_extended_beside_a_slow_step() {
-    let env = TestEnv::with_letters(2).await;
+    let env = ToolEnv::with_letters(2).await;
     let mut reader = env.reader(10).await;
     let page = reader.page().await.unwrap().unwrap();
     reader.finish(&page[0].id);

@@ -6,7 +6,7 @@ use tokio::time::advance;
 use tonic::Code;
 
 use super::super::Seen;
-use super::super::tests::{TestEnv, texts};
+use super::super::tests::{ToolEnv, texts};
 use super::*;
 
 impl Reader {
@@ -59,7 +59,7 @@ async fn a_letter_is_certainly_old_only_two_seconds_before_the_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_after_letters_were_read_is_a_shortfall() {
-    let env = TestEnv::with_letters(2).await;
+    let env = ToolEnv::with_letters(2).await;
     let mut reader = env.reader(10).await;
     let page = reader.page().await.unwrap().unwrap();
     env.disturb_pull(Kind::refuse(Code::PermissionDenied));
@@ -76,7 +76,7 @@ async fn an_error_after_letters_were_read_is_a_shortfall() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_reader_reads_no_more_and_returns_its_letters() {
-    let env = TestEnv::with_letters(30).await;
+    let env = ToolEnv::with_letters(30).await;
     let mut reader = env.reader(10).await;
     let page = reader.page().await.unwrap().unwrap();
 
@@ -93,7 +93,7 @@ async fn an_interrupted_reader_reads_no_more_and_returns_its_letters() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_letter_that_is_delivered_again_is_removed_again() {
-    let env = TestEnv::with_letters(2).await;
+    let env = ToolEnv::with_letters(2).await;
     env.take_snapshot("all").await;
     let mut reader = env.reader(10).await;
     let page = reader.page().await.unwrap().unwrap();
@@ -112,7 +112,7 @@ async fn a_removed_letter_that_is_delivered_again_is_removed_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_finished_letter_that_is_delivered_again_is_removed_once() {
-    let env = TestEnv::with_letters(2).await;
+    let env = ToolEnv::with_letters(2).await;
     let mut reader = env.reader(10).await;
     let page = reader.page().await.unwrap().unwrap();
     reader.finish(&page[0].id);

@@ -7,7 +7,7 @@ use tokio::time::advance;
 use tonic::Code;
 
 use super::super::print::Printed;
-use super::super::tests::{TestEnv, given, refused, texts};
+use super::super::tests::{ToolEnv, given, refused, texts};
 use super::*;
 
 /// Returns a dead letter with an `ingest_id`.
@@ -22,7 +22,7 @@ fn in_object(id: &str) -> Message {
 
 /// Prepares a replay to the topic `messages`.
 async fn sending<'a>(
-    env: &TestEnv,
+    env: &ToolEnv,
     filter: &'a Filter,
     out: &'a mut Printed,
 ) -> Sending<'a, impl Prepare> {
@@ -46,7 +46,7 @@ fn seen(read: usize) -> Seen {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_are_sent_as_they_were_and_removed() {
-    let env = TestEnv::with_letters(0).await.with_source().await;
+    let env = ToolEnv::with_letters(0).await.with_source().await;
     env.add(named("a", "i-a").with_attribute("dl_first_seen", "2025-06-15T10:00:00Z")).await;
     env.add(named("b", "i-b").with_attribute("device_id", "d1")).await;
     env.add(refused("c").with_attribute("dl_service", "enrich")).await;
@@ -71,11 +71,11 @@ async fn letters_are_sent_as_they_were_and_removed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_that_cannot_be_replayed_stay_and_are_told_with_the_reason() {
-    let env = TestEnv::with_letters(0).await.with_source().await;
-    for letter in
+    let env = ToolEnv::with_letters(0).await.with_source().await;
+    for dead_letter in
         [named("a", "1"), in_object("2"), named("c", "3"), in_object("4"), named("e", "5")]
     {
-        env.add(letter).await;
+        env.add(dead_letter).await;
     }
 
     let (outcome, printed) = env.run(&["replay", "--json"]).await;
@@ -96,7 +96,7 @@ async fn letters_that_cannot_be_replayed_stay_and_are_told_with_the_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_sends_and_removes_nothing() {
-    let env = TestEnv::with_letters(0).await.with_source().await;
+    let env = ToolEnv::with_letters(0).await.with_source().await;
     env.add(named("a", "i-1")).await;
     env.add(in_object("i-2")).await;
 
@@ -118,7 +118,7 @@ async fn a_dry_run_sends_and_removes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_nobody_would_see_stays_a_letter() {
-    let env = TestEnv::with_letters(0).await.with_source().await;
+    let env = ToolEnv::with_letters(0).await.with_source().await;
     env.add_topic("nobody").await;
     env.add(named("a", "i-1")).await;
 
@@ -134,7 +134,7 @@ async fn a_message_that_nobody_would_see_stays_a_letter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_topic_is_asked_once_for_its_audience() {
-    let env = TestEnv::with_letters(0).await.with_source().await;
+    let env = ToolEnv::with_letters(0).await.with_source().await;
     env.add(named("a", "i-1")).await;
     env.add(named("b", "i-2")).await;
 
@@ -147,10 +147,12 @@ async fn each_topic_is_asked_once_for_its_audience() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_copy_of_a_sent_message_is_left_for_the_next_run() {
-    let env = TestEnv::with_letters(0).await.with_source().await;
+    let env = ToolEnv::with_letters(0).await.with_source().await;
     // The last three have no `ingest_id`.
-    for letter in [named("a", "i-1"), named("b", "i-1"), refused("c"), refused("d"), refused("c")] {
-        env.add(letter).await;
+    for dead_letter in
+        [named("a", "i-1"), named("b", "i-1"), refused("c"), refused("d"), refused("c")]
+    {
+        env.add(dead_letter).await;
     }
 
     let (filter, mut printed) = (Filter::default(), Printed::default());
@@ -168,7 +170,7 @@ async fn a_new_copy_of_a_sent_message_is_left_for_the_next_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn old_copies_of_a_message_are_all_sent_oldest_first() {
-    let env = TestEnv::with_letters(0).await.with_source().await;
+    let env = ToolEnv::with_letters(0).await.with_source().await;
     for data in ["a", "b", "c"] {
         env.add(named(data, "i-1")).await;
     }
@@ -188,7 +190,7 @@ async fn old_copies_of_a_message_are_all_sent_oldest_first() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_replay_sends_no_more() {
-    let env = TestEnv::with_letters(0).await.with_source().await;
+    let env = ToolEnv::with_letters(0).await.with_source().await;
     env.add(named("a", "i-1")).await;
     let (filter, mut printed) = (Filter::default(), Printed::default());
     let mut sending = sending(&env, &filter, &mut printed).await;
@@ -205,7 +207,7 @@ async fn an_interrupted_replay_sends_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_that_were_sent_but_not_removed_are_reported() {
-    let env = TestEnv::with_letters(0).await.with_source().await;
+    let env = ToolEnv::with_letters(0).await.with_source().await;
     env.add(named("a", "i-1")).await;
     env.emulator.faults().refuse("Acknowledge", 1, Code::PermissionDenied);
 
@@ -221,7 +223,7 @@ async fn letters_that_were_sent_but_not_removed_are_reported() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_topic_is_given_or_the_one_of_the_subscription() {
-    let env = TestEnv::with_letters(0).await;
+    let env = ToolEnv::with_letters(0).await;
     let reads = crate::settings::Subscription { id: "messages".into(), ..<_>::default() };
     let dead_letter_tool = DeadLetterTool { reads: Some(&reads), ..env.dead_letter_tool() };
 
@@ -241,7 +243,7 @@ async fn the_topic_is_given_or_the_one_of_the_subscription() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_letter_stays_if_its_topic_is_not_known() {
-    let env = TestEnv::with_letters(0).await;
+    let env = ToolEnv::with_letters(0).await;
     env.add(named("a", "i-1")).await;
     let mut printed = Printed::default();
 
@@ -331,12 +333,12 @@ fn a_replay_without_failures_is_reported_in_few_words() {
 
 #[test]
 fn a_letter_becomes_the_message_that_it_was() {
-    let letter = Message::new("data")
+    let dead_letter = Message::new("data")
         .with_attribute("ingest_id", "i-1")
         .with_attribute("dl_reason", "row_type_mismatch")
         .with_attribute("dl_first_seen", "2025-06-15T10:00:00Z");
 
-    let message = original(&letter).unwrap();
+    let message = original(&dead_letter).unwrap();
 
     assert_eq!(&message.data[..], b"data");
     assert_eq!(message.attributes.len(), 1);
@@ -347,10 +349,10 @@ fn a_letter_becomes_the_message_that_it_was() {
 #[test]
 fn what_is_not_whole_is_not_replayed() {
     for (name, value) in [("dl_object", "gs://b/o"), ("dl_truncated", "true")] {
-        let letter = Message::new("da").with_attribute(name, value);
+        let dead_letter = Message::new("da").with_attribute(name, value);
 
         assert_eq!(
-            original(&letter).unwrap_err().recovery(),
+            original(&dead_letter).unwrap_err().recovery(),
             Recovery::Reject(reasons::NOT_REPLAYABLE)
         );
     }

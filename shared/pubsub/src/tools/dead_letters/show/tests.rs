@@ -9,8 +9,8 @@ use super::*;
 const START: OffsetDateTime = datetime!(2025-06-15 10:00 UTC);
 
 /// Returns a dead letter that was published some seconds after [`START`].
-fn letter(id: &str, reason: &str, seconds: u32) -> Message {
-    let mut letter = Message::new("data")
+fn dead_letter(id: &str, reason: &str, seconds: u32) -> Message {
+    let mut dead_letter = Message::new("data")
         .with_attribute("ingest_id", format!("i-{id}"))
         .with_attribute("device_id", "d1")
         .with_attribute("dl_service", "bigqueries")
@@ -18,14 +18,14 @@ fn letter(id: &str, reason: &str, seconds: u32) -> Message {
         .with_attribute("dl_detail", "x is text")
         .with_attribute("dl_first_seen", "2025-06-15T09:00:00Z")
         .with_attribute("dl_message_id", format!("o-{id}"));
-    letter.id = format!("m-{id}");
-    letter.publish_time = START + std::time::Duration::from_secs(seconds.into());
-    letter
+    dead_letter.id = format!("m-{id}");
+    dead_letter.publish_time = START + std::time::Duration::from_secs(seconds.into());
+    dead_letter
 }
 
 /// Returns a letter of the service `enrich`.
-fn of_enrich(letter: Message) -> Message {
-    letter.with_attribute("dl_service", "enrich")
+fn of_enrich(dead_letter: Message) -> Message {
+    dead_letter.with_attribute("dl_service", "enrich")
 }
 
 fn seen(read: usize) -> Seen {
@@ -45,11 +45,11 @@ fn filter() -> Filter {
 fn list(seen: &Seen, form: Form) -> Printed {
     let (filter, mut printed) = (filter(), Printed::default());
     let mut list = List::new(&filter);
-    list.visit(&letter("d", "no_route", 2));
-    list.visit(&letter("a", "row_type_mismatch", 1));
-    list.visit(&of_enrich(letter("e", "no_route", 0)));
-    list.visit(&letter("c", "no_route", 2));
-    list.visit(&letter("b", "row_type_mismatch", 0));
+    list.visit(&dead_letter("d", "no_route", 2));
+    list.visit(&dead_letter("a", "row_type_mismatch", 1));
+    list.visit(&of_enrich(dead_letter("e", "no_route", 0)));
+    list.visit(&dead_letter("c", "no_route", 2));
+    list.visit(&dead_letter("b", "row_type_mismatch", 0));
     list.print(seen, form, &mut printed);
     assert_eq!(printed.notes, [""; 0]);
     printed
@@ -59,18 +59,18 @@ fn list(seen: &Seen, form: Form) -> Printed {
 fn count(seen: &Seen, form: Form) -> Printed {
     let (filter, mut printed) = (Filter::default(), Printed::default());
     let mut count = Count::new(&filter);
-    count.visit(&letter("a", "row_type_mismatch", 0));
-    count.visit(&of_enrich(letter("b", "no_route", 0)));
-    count.visit(&letter("c", "no_route", 0));
-    count.visit(&letter("d", "row_type_mismatch", 0));
+    count.visit(&dead_letter("a", "row_type_mismatch", 0));
+    count.visit(&of_enrich(dead_letter("b", "no_route", 0)));
+    count.visit(&dead_letter("c", "no_route", 0));
+    count.visit(&dead_letter("d", "row_type_mismatch", 0));
     count.print(seen, form, &mut printed);
     printed
 }
 
 /// Returns what is printed of the letters with an id, and whether there are any.
-fn show(id: &str, letters: &[Message], form: Form) -> (Printed, bool) {
+fn show(id: &str, dead_letters: &[Message], form: Form) -> (Printed, bool) {
     let (mut wanted, mut printed) = (Wanted::new(id, "bigqueries"), Printed::default());
-    letters.iter().cloned().for_each(|letter| wanted.visit(letter));
+    dead_letters.iter().cloned().for_each(|dead_letter| wanted.visit(dead_letter));
     let is_found = wanted.print(form, &mut printed);
     (printed, is_found)
 }
@@ -81,7 +81,7 @@ fn a_line_has_a_dash_for_an_unknown_time_or_device() {
     bare.id = "m-1".into();
 
     assert_eq!(
-        Row::of(&letter("1", "no_route", 0)).line(),
+        Row::of(&dead_letter("1", "no_route", 0)).line(),
         "2025-06-15T09:00:00Z  no_route  i-1  d1  x is text"
     );
     assert_eq!(Row::of(&bare).line(), "-    m-1  -  ");
@@ -119,7 +119,7 @@ fn a_list_in_json_is_one_value() {
     });
     assert_eq!(told["letters"][0], row);
     let ids: Vec<_> =
-        told["letters"].as_array().unwrap().iter().map(|letter| &letter["id"]).collect();
+        told["letters"].as_array().unwrap().iter().map(|dead_letter| &dead_letter["id"]).collect();
     assert_eq!(ids, ["i-b", "i-a", "i-c", "i-d"]);
     let mut rest = told.clone();
     rest.as_object_mut().unwrap().remove("letters");
@@ -147,7 +147,7 @@ fn only_letters_that_the_filter_selects_are_counted() {
     let (filter, mut printed) = (filter(), Printed::default());
     let mut count = Count::new(&filter);
 
-    count.visit(&of_enrich(letter("a", "no_route", 0)));
+    count.visit(&of_enrich(dead_letter("a", "no_route", 0)));
     count.print(&seen(1), Form::Text, &mut printed);
 
     assert_eq!(printed.lines, ["0 letters match, of 1 read; no more letters came"]);
@@ -172,10 +172,10 @@ fn counts_in_json_are_one_value() {
 
 #[test]
 fn a_letter_is_found_by_each_of_its_ids() {
-    let letters = [letter("1", "no_route", 0), letter("2", "no_route", 0)];
+    let dead_letters = [dead_letter("1", "no_route", 0), dead_letter("2", "no_route", 0)];
 
     for id in ["i-2", "m-2", "o-2"] {
-        let (printed, is_found) = show(id, &letters, Form::Text);
+        let (printed, is_found) = show(id, &dead_letters, Form::Text);
 
         assert!(is_found, "{id}");
         let expected = [
@@ -191,14 +191,14 @@ fn a_letter_is_found_by_each_of_its_ids() {
         assert_eq!(printed.lines, expected, "{id}");
         assert_eq!(printed.notes, [""; 0], "{id}");
     }
-    let (printed, is_found) = show("3", &letters, Form::Text);
+    let (printed, is_found) = show("3", &dead_letters, Form::Text);
     assert!(!is_found);
     assert_eq!(printed.lines, [""; 0]);
 }
 
 #[test]
 fn a_shown_letter_in_json_has_the_original_message() {
-    let (printed, is_found) = show("i-1", &[letter("1", "no_route", 0)], Form::Json);
+    let (printed, is_found) = show("i-1", &[dead_letter("1", "no_route", 0)], Form::Json);
 
     assert!(is_found);
     let expected = json!({
@@ -220,11 +220,11 @@ fn a_shown_letter_in_json_has_the_original_message() {
 
 #[test]
 fn the_oldest_letter_of_this_service_is_shown_and_others_are_noted() {
-    let other = |id, seconds| letter(id, "no_route", seconds).with_attribute("ingest_id", "i");
-    let letters =
+    let other = |id, seconds| dead_letter(id, "no_route", seconds).with_attribute("ingest_id", "i");
+    let dead_letters =
         [of_enrich(other("1", 0)), other("4", 3), of_enrich(other("2", 1)), other("3", 2)];
 
-    let (printed, _) = show("i", &letters, Form::Text);
+    let (printed, _) = show("i", &dead_letters, Form::Text);
 
     assert!(printed.lines.contains(&"dl_message_id: o-3".to_owned()), "{:?}", printed.lines);
     let expected = [
@@ -237,11 +237,11 @@ fn the_oldest_letter_of_this_service_is_shown_and_others_are_noted() {
 
 #[test]
 fn at_most_ten_letters_with_one_id_are_kept() {
-    let repeat = |index: u32| letter("1", "no_route", 100 - index);
+    let repeat = |index: u32| dead_letter("1", "no_route", 100 - index);
     let repeats: Vec<_> = (0..12).map(repeat).collect();
     let mut wanted = Wanted::new("i-1", "bigqueries");
 
-    repeats.iter().cloned().for_each(|letter| wanted.visit(letter));
+    repeats.iter().cloned().for_each(|dead_letter| wanted.visit(dead_letter));
 
     let oldest: Vec<_> = repeats[2..].iter().rev().cloned().collect();
     assert_eq!(wanted.found, oldest);

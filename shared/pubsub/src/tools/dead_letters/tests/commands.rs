@@ -36,7 +36,7 @@ fn times_are_given_in_three_forms_and_others_are_refused_with_examples() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_command_prints_its_own_result() {
-    let env = TestEnv::with_letters(0).await;
+    let env = ToolEnv::with_letters(0).await;
     env.add(refused("a").with_attribute("ingest_id", "i-a")).await;
     env.add(refused("b").with_attribute("dl_service", "enrich")).await;
 
@@ -65,7 +65,7 @@ async fn each_command_prints_its_own_result() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_no_letter_has_is_an_error() {
-    let env = TestEnv::with_letters(2).await;
+    let env = ToolEnv::with_letters(2).await;
 
     let (outcome, printed) = env.run(&["show", "7x"]).await;
 

@@ -17,7 +17,7 @@ use crate::write::{self, Entry, Unwritten};
 use crate::{Event, Sink, Transform};
 
 /// A message that will be nacked.
-pub(super) struct Held<E> {
+pub(super) struct DelayedNack<E> {
     /// Time of the nack.
     pub due: Instant,
     entry: Entry<E>,
@@ -27,7 +27,7 @@ pub(super) struct Held<E> {
 
 impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> Lane<T, S, D, E> {
     /// Nacks the batches of a key that hold messages behind a nacked one.
-    pub(super) fn hand_back_behind(&mut self, key: &S::Key) {
+    pub(super) fn nack_later_behind(&mut self, key: &S::Key) {
         let must_follow = |order: &Order, entries: &[Entry<E>]| {
             let mut keyed = entries.iter().filter_map(Entry::keyed);
             keyed.any(|message| order.awaits(&message.ordering_key, message.sequence))
@@ -36,29 +36,29 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
         for closed in std::mem::take(&mut self.closed) {
             if closed.key == *key && must_follow(&self.order, &closed.entries) {
                 let write::Closed { entries, reservation, .. } = closed;
-                self.hand_back_all(Unwritten { entries, reason: "order", reservation });
+                self.nack_all_later(Unwritten { entries, reason: "order", reservation });
             } else {
                 kept.push_back(closed);
             }
         }
         self.closed = kept;
         if self.open.get(key).is_some_and(|open| must_follow(&self.order, &open.entries)) {
-            self.hand_back_open(key, "order");
+            self.nack_open_later(key, "order");
         }
     }
 
     /// Nacks all messages of an open batch and discards their records.
-    pub(super) fn hand_back_open(&mut self, key: &S::Key, reason: &'static str) {
+    pub(super) fn nack_open_later(&mut self, key: &S::Key, reason: &'static str) {
         let Some(open) = self.remove_open(key) else { return };
         let Open { entries, reservation, .. } = open;
-        self.hand_back_all(Unwritten { entries, reason, reservation });
+        self.nack_all_later(Unwritten { entries, reason, reservation });
     }
 
     /// Nacks the messages of a batch that could not be written. They count as memory of the batch until
     /// then.
-    pub(super) fn hand_back_all(&mut self, unwritten: Unwritten<E>) {
+    pub(super) fn nack_all_later(&mut self, unwritten: Unwritten<E>) {
         let Unwritten { entries, reason, mut reservation } = unwritten;
-        let held_bytes = |entry: &Entry<E>| size_of::<Held<E>>() + entry.held_bytes();
+        let held_bytes = |entry: &Entry<E>| size_of::<DelayedNack<E>>() + entry.held_bytes();
         let bytes = if S::KEEPS_ORIGINALS { 0 } else { entries.iter().map(held_bytes).sum() };
         reservation.leave();
         reservation.resize(bytes);
@@ -70,18 +70,18 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
 
     /// Nacks the messages that were held long enough, in order. The source redelivers messages in
     /// the order of their nacks.
-    pub(super) fn release_held(&mut self) {
+    pub(super) fn send_due_nacks(&mut self) {
         let now = Instant::now();
-        while self.held.front().is_some_and(|held| held.due <= now)
-            && let Some(held) = self.held.pop_front()
+        while self.delayed_nacks.front().is_some_and(|delayed| delayed.due <= now)
+            && let Some(delayed) = self.delayed_nacks.pop_front()
         {
-            held.entry.nack();
+            delayed.entry.nack();
             self.shared.gauge();
         }
     }
 
     /// Nacks a message after a delay.
-    pub(super) fn hand_back(&mut self, entry: Entry<E>, reason: &'static str) {
+    pub(super) fn nack_later(&mut self, entry: Entry<E>, reason: &'static str) {
         self.hold(entry, reason, None);
     }
 
@@ -105,7 +105,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
             self.order.record_nack(keyed, due);
         }
         Metrics::count(&self.shared.metrics.nacked, reason, 1);
-        self.held.push_back(Held { due, entry, _reservation: reservation });
+        self.delayed_nacks.push_back(DelayedNack { due, entry, _reservation: reservation });
     }
 
     /// Records ordered messages that were just nacked.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Counts the unsettled messages of one reader, over all of its streams. Clones share the counts.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Held(Arc<Counts>);
+pub(super) struct Outstanding(Arc<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -16,16 +16,16 @@ struct Counts {
 /// A message's part of the counts. Dropping it removes the part.
 #[derive(Debug)]
 pub(super) struct Part {
-    held: Held,
+    outstanding: Outstanding,
     bytes: usize,
 }
 
-impl Held {
+impl Outstanding {
     /// Counts a message of this size.
     pub(super) fn take(&self, bytes: usize) -> Part {
         self.0.messages.fetch_add(1, Ordering::Relaxed);
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Part { held: self.clone(), bytes }
+        Part { outstanding: self.clone(), bytes }
     }
 
     /// Returns true if at least half of the allowed messages or bytes are outstanding.
@@ -41,8 +41,8 @@ impl Held {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.held.0.messages.fetch_sub(1, Ordering::Relaxed);
-        self.held.0.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.outstanding.0.messages.fetch_sub(1, Ordering::Relaxed);
+        self.outstanding.0.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -52,21 +52,21 @@ mod tests {
 
     #[test]
     fn half_of_the_messages_or_of_the_bytes_explains_silence_until_it_is_settled() {
-        let held = Held::default();
-        let mut parts = vec![held.take(10), held.take(10)];
-        assert!(!held.explains_silence(5, 41));
-        assert!(held.explains_silence(4, 41));
-        assert!(held.explains_silence(5, 40));
+        let outstanding = Outstanding::default();
+        let mut parts = vec![outstanding.take(10), outstanding.take(10)];
+        assert!(!outstanding.explains_silence(5, 41));
+        assert!(outstanding.explains_silence(4, 41));
+        assert!(outstanding.explains_silence(5, 40));
 
         parts.pop();
 
-        assert!(!held.explains_silence(4, 40));
-        assert!(held.explains_silence(2, 40));
-        assert!(held.explains_silence(4, 20));
+        assert!(!outstanding.explains_silence(4, 40));
+        assert!(outstanding.explains_silence(2, 40));
+        assert!(outstanding.explains_silence(4, 20));
     }
 
     #[test]
     fn nothing_in_hand_explains_nothing() {
-        assert!(!Held::default().explains_silence(1, 1));
+        assert!(!Outstanding::default().explains_silence(1, 1));
     }
 }

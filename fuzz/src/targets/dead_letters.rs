@@ -89,15 +89,15 @@ fn read(format: Format, object: &[u8]) {
 fn dead_letter(input: &[u8]) -> Result<(), String> {
     let text = String::from_utf8_lossy(input);
     let (data, attributes) = first_line(&text);
-    let mut letter = Message::new(data.to_owned());
+    let mut dead_letter = Message::new(data.to_owned());
     for line in attributes.split('\n') {
         let (name, value) = line.split_once('=').unwrap_or((line, ""));
-        letter.attributes.insert(name.to_owned(), value.to_owned());
+        dead_letter.attributes.insert(name.to_owned(), value.to_owned());
     }
-    let Ok(original) = dead_letters::original(&letter) else { return Ok(()) };
+    let Ok(original) = dead_letters::original(&dead_letter) else { return Ok(()) };
     let is_left = original.attributes.keys().any(|name| name.starts_with("dl_"));
     require(!is_left, || "an attribute of the letter is left".into())?;
-    let mut ours = letter.attributes.iter().filter(|(name, _)| !name.starts_with("dl_"));
+    let mut ours = dead_letter.attributes.iter().filter(|(name, _)| !name.starts_with("dl_"));
     let is_kept = ours.all(|(name, value)| original.attributes.get(name) == Some(value));
     require(is_kept, || "an attribute of the original is lost".into())?;
     require(original.data == data.as_bytes(), || "the data is another".into())

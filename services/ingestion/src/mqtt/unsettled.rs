@@ -10,7 +10,7 @@ use crate::config::Mqtt;
 
 /// Counts of bytes and QoS 0 messages that wait, across all reconnects of one connection.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct Unsettled {
     bytes: AtomicUsize,
     qos0_messages: AtomicUsize,
     max_bytes: usize,
@@ -18,7 +18,7 @@ pub(super) struct Held {
     freed: Notify,
 }
 
-impl Held {
+impl Unsettled {
     pub(super) fn new(settings: &Mqtt) -> Self {
         Self {
             bytes: AtomicUsize::new(0),
@@ -34,7 +34,7 @@ impl Held {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Removes a message from the count, and wakes the waiter of [`Held::freed`].
+    /// Removes a message from the count, and wakes the waiter of [`Unsettled::freed`].
     pub(super) fn remove(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.freed.notify_one();
@@ -71,13 +71,13 @@ mod tests {
 
     #[test]
     fn nothing_more_is_read_once_the_bound_is_reached() {
-        let held = Held::new(&Mqtt { max_bytes_in_flight: 10, ..Mqtt::default() });
+        let unsettled = Unsettled::new(&Mqtt { max_bytes_in_flight: 10, ..Mqtt::default() });
 
-        held.add(9);
-        assert_eq!(held.reading(), Reading::On);
-        held.add(1);
-        assert_eq!(held.reading(), Reading::Off);
-        held.remove(9);
-        assert_eq!(held.reading(), Reading::On);
+        unsettled.add(9);
+        assert_eq!(unsettled.reading(), Reading::On);
+        unsettled.add(1);
+        assert_eq!(unsettled.reading(), Reading::Off);
+        unsettled.remove(9);
+        assert_eq!(unsettled.reading(), Reading::On);
     }
 }
