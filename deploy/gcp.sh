@@ -13,6 +13,7 @@
 #   NODE_ACCOUNT        account of the cluster's nodes, which gets the right to read the images
 #   DEAD_LETTER_BUCKET  bucket for dead letters that are too big for Pub/Sub (dead_letters.bucket of the settings)
 #   DEAD_LETTER_DAYS    days until its objects are deleted (default: 30, like the messages of the topic)
+#   WITH_POSTGRES       1 for deploy/kubernetes/components/engine: also the subscription and the account of postgres
 set -euo pipefail
 
 : "${PROJECT:?the project to work in}"
@@ -24,6 +25,20 @@ REGISTRY_LOCATION=${REGISTRY_LOCATION:-$REGION}
 NODE_ACCOUNT=${NODE_ACCOUNT:-}
 DEAD_LETTER_BUCKET=${DEAD_LETTER_BUCKET:-}
 DEAD_LETTER_DAYS=${DEAD_LETTER_DAYS:-30}
+WITH_POSTGRES=${WITH_POSTGRES:-}
+case $WITH_POSTGRES in
+    "" | 0 | 1) ;;
+    *) echo "WITH_POSTGRES must be 1 or 0, is $WITH_POSTGRES" >&2; exit 2 ;;
+esac
+
+# Services, and what each of them reads: service:subscription:topic. Nothing is created for postgres if it does not run,
+# because a subscription without a reader keeps a week of messages.
+services=(ingestion enrich bigqueries icestore)
+readers=(enrich:enrich:raw bigqueries:bigqueries:enriched icestore:archive:enriched)
+if [ "$WITH_POSTGRES" = 1 ]; then
+    services+=(postgres)
+    readers+=(postgres:postgres:enriched)
+fi
 
 run() { echo "+ $*" >&2; "$@"; }
 cloud() { run gcloud --project "$PROJECT" --quiet "$@"; }
@@ -62,8 +77,9 @@ subscription() {
     exists pubsub subscriptions describe "$name" || cloud pubsub subscriptions create "$name" \
         --topic "$topic" --ack-deadline 60 --message-retention-duration 7d --expiration-period never "$@"
 }
-for pair in enrich:raw bigqueries:enriched archive:enriched; do
-    subscription "${pair%:*}" "${pair#*:}" --min-retry-delay 1s --max-retry-delay 60s
+for reader in "${readers[@]}"; do
+    read=${reader#*:}
+    subscription "${read%:*}" "${read#*:}" --min-retry-delay 1s --max-retry-delay 60s
 done
 subscription dead-letters dead-letters
 
@@ -106,7 +122,7 @@ exists firestore databases describe --database "(default)" \
 
 # An account for each service, which the Kubernetes account of the same name may use.
 account() { echo "dataflow-$1@$PROJECT.iam.gserviceaccount.com"; }
-for service in ingestion enrich bigqueries icestore; do
+for service in "${services[@]}"; do
     exists iam service-accounts describe "$(account "$service")" \
         || cloud iam service-accounts create "dataflow-$service" --display-name "dataflow $service"
     grant iam service-accounts add-iam-policy-binding "$(account "$service")" \
@@ -125,19 +141,23 @@ on_subscription() {
 for role in roles/pubsub.publisher roles/pubsub.viewer; do
     on_topic ingestion raw "$role"
     on_topic enrich enriched "$role"
-    for service in ingestion enrich bigqueries icestore; do
+    for service in "${services[@]}"; do
         on_topic "$service" dead-letters "$role"
     done
 done
-for pair in enrich:enrich bigqueries:bigqueries icestore:archive; do
+for reader in "${readers[@]}"; do
+    service=${reader%%:*} read=${reader#*:}
     for role in roles/pubsub.subscriber roles/pubsub.viewer; do
-        on_subscription "${pair%:*}" "${pair#*:}" "$role"
+        on_subscription "$service" "${read%:*}" "$role"
     done
+    # The service that publishes to the topic.
+    case ${read#*:} in
+        raw) on_subscription ingestion "${read%:*}" roles/pubsub.viewer ;;
+        enriched) on_subscription enrich "${read%:*}" roles/pubsub.viewer ;;
+    esac
 done
-# Subscriptions of the topics that a service publishes to.
-for pair in ingestion:enrich enrich:bigqueries enrich:archive \
-    ingestion:dead-letters enrich:dead-letters bigqueries:dead-letters icestore:dead-letters; do
-    on_subscription "${pair%:*}" "${pair#*:}" roles/pubsub.viewer
+for service in "${services[@]}"; do
+    on_subscription "$service" dead-letters roles/pubsub.viewer
 done
 on_bucket() {
     grant storage buckets add-iam-policy-binding "gs://$2" \
@@ -145,7 +165,7 @@ on_bucket() {
 }
 on_bucket icestore "$BUCKET"
 if [ -n "$DEAD_LETTER_BUCKET" ]; then
-    for service in ingestion enrich bigqueries icestore; do
+    for service in "${services[@]}"; do
         on_bucket "$service" "$DEAD_LETTER_BUCKET"
     done
 fi

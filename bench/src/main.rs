@@ -12,6 +12,7 @@ mod chain;
 mod env;
 mod feed;
 mod keys;
+mod postgres;
 mod process;
 mod service;
 mod table;
@@ -54,6 +55,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Other {
     Keys(keys::KeysArgs),
+    Postgres(postgres::PostgresArgs),
 }
 
 #[tokio::main]
@@ -61,13 +63,17 @@ async fn main() -> anyhow::Result<()> {
     // An error means that a provider is already installed.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let args = Args::parse();
-    if let Some(Other::Keys(args)) = &args.other {
-        if !args.no_build {
-            build()?;
+    match &args.other {
+        Some(Other::Keys(args)) => {
+            build_unless(args.no_build)?;
+            return keys::measure(args).await;
         }
-        return keys::measure(args).await;
+        Some(Other::Postgres(args)) => {
+            build_unless(args.no_build)?;
+            return postgres::measure(args).await;
+        }
+        None => build()?,
     }
-    build()?;
     let mut rows: Vec<Row> = Vec::new();
     let is_wanted = |name: &str| args.only.as_ref().is_none_or(|only| only == name);
     println!("{}", table::HEAD);
@@ -107,6 +113,10 @@ async fn measure(case: &Case, repeats: usize) -> anyhow::Result<Row> {
         false => None,
     };
     Ok(Row::new(case, measured, Measured::median(&bare), latency))
+}
+
+fn build_unless(is_built: bool) -> anyhow::Result<()> {
+    if is_built { Ok(()) } else { build() }
 }
 
 /// Builds the measured programs as a release.

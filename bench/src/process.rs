@@ -73,6 +73,11 @@ pub(crate) async fn bare(
     let mut command = Command::new(binary("bare")?);
     command.arg(service.name()).args(["--endpoint", cloud]);
     command.args(["--broker", &broker_port.to_string(), "--messages", &messages.to_string()]);
+    loop_of(command, messages).await
+}
+
+/// Runs the bare loop of a command over this many messages.
+pub(crate) async fn loop_of(mut command: Command, messages: u64) -> anyhow::Result<Measured> {
     let launched = Instant::now();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().context("start the bare loop")?;

@@ -74,6 +74,21 @@ impl Line {
         Ok(envelope.payload.map(|payload| payload.bytes().into()).unwrap_or_default())
     }
 
+    /// Returns the id that the message has at every destination: that of the message, or of its
+    /// envelope.
+    ///
+    /// # Errors
+    /// Fails when the data of the line is not base64.
+    pub fn key(&self) -> anyhow::Result<String> {
+        let message = Message {
+            id: self.id.clone(),
+            attributes: self.attributes.clone().into(),
+            ..Message::new(self.data()?)
+        };
+        let envelope = Envelope::of(&message, Input::Auto)?;
+        Ok(rows::ingest_id(&message, &envelope).to_owned())
+    }
+
     /// Returns the MQTT topic of the message if it is known.
     ///
     /// # Errors

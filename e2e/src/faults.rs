@@ -1,4 +1,5 @@
-//! Runs the four services, two replicas each, under many kinds of fault, and checks every message.
+//! Runs the four services and postgres, two replicas each, under many kinds of fault, and checks every
+//! message.
 //!
 //! [`run`] does this:
 //!
@@ -6,16 +7,19 @@
 //! 2. Fleets send readings, and hostile clients (`hostile_clients`) send bad messages.
 //! 3. Meanwhile it injects faults from the `fault` list at times that the `schedule` draws.
 //! 4. It waits until nothing is missing, or nothing more arrives.
-//! 5. The `oracle` compares all confirmed messages with the table, the archive and the dead
-//!    letters.
+//! 5. The `oracle` compares all confirmed messages with the tables, the archive and the dead
+//!    letters. In PostgreSQL each must be there exactly once (`exactly_once`).
 
 mod broker;
 mod counters;
+mod database_server;
 mod dead_letters;
+mod exactly_once;
 mod fault;
 mod fault_env;
 mod half_open;
 mod hostile_clients;
+mod keyed;
 mod name_servers;
 mod observations;
 mod oracle;
@@ -24,6 +28,7 @@ mod replica;
 mod replica_settings;
 mod report;
 mod schedule;
+mod server_faults;
 mod slow_links;
 mod usage_limits;
 
@@ -324,14 +329,16 @@ async fn await_arrivals(
         let arrivals = Arrivals::collect(&context.env, &mut dead_letters).await?;
         let outcome =
             arrivals.check(&[&fleets[0], &fleets[1]], &context.hostile_clients, refuses_rows);
-        if outcome.missing.is_empty() || Instant::now() > deadline {
+        let open = outcome.missing.len() + outcome.unsettled;
+        if open == 0 || Instant::now() > deadline {
             return Ok((outcome, arrivals));
         }
-        if outcome.missing.len() < fewest {
-            fewest = outcome.missing.len();
+        if open < fewest {
+            fewest = open;
             deadline = Instant::now() + QUIET;
         }
-        info!(missing = outcome.missing.len(), "not everything has arrived yet");
+        let (missing, unsettled) = (outcome.missing.len(), outcome.unsettled);
+        info!(missing, unsettled, "not everything has arrived yet");
         sleep(Duration::from_secs(2)).await;
     }
 }

@@ -4,7 +4,8 @@
 //!   it, [`settings`] the settings of its services. [`hosted`] runs services in this process,
 //!   [`process`] as processes. [`metrics`] reads their metrics.
 //! - [`fleet`]: simulated devices that record what they sent.
-//! - [`mosquitto`] and [`redis`]: real servers as processes.
+//! - [`mosquitto`], [`redis`] and [`mod@postgres`]: real servers as processes. [`small_disk`] is a disk
+//!   that a test can fill.
 //! - [`cloud`]: resources in a cloud, which are removed after the test.
 //! - [`strictness`]: makes the embedded cloud as strict as Google's.
 //! - [`archive`]: reads archived objects.
@@ -29,5 +30,6 @@ pub mod reading;
 pub mod reconcile;
 pub mod redis;
 pub mod settings;
+pub mod small_disk;
 pub mod strictness;
 pub mod usage;

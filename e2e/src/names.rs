@@ -22,6 +22,8 @@ pub const ENRICH: &str = "enrich";
 pub const ARCHIVE: &str = "archive";
 /// Subscription of bigqueries.
 pub const ROWS: &str = "rows";
+/// Service that also writes the rows to PostgreSQL, and its subscription. The chain does not need it.
+pub const POSTGRES: &str = "postgres";
 /// Subscription from which tests and reports read dead letters.
 pub const DEAD_LETTER_REPORT: &str = "dead-letters-report";
 

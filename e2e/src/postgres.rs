@@ -126,6 +126,21 @@ impl Postgres {
         Ok(empty)
     }
 
+    /// Puts tables that are created from now on into this folder, which may be on another disk.
+    ///
+    /// # Errors
+    /// Fails when the server cannot use the folder.
+    pub async fn add_default_tablespace(&self, folder: &Path) -> anyhow::Result<()> {
+        let place = folder.join("tables");
+        std::fs::create_dir(&place).context("make a folder for tables")?;
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?;
+        if is_root() {
+            run(Command::new("chown").arg(USER).arg(&place)).await?;
+        }
+        self.run(&format!("CREATE TABLESPACE other LOCATION '{}'", place.display())).await?;
+        self.run(&format!("ALTER DATABASE {DATABASE} SET default_tablespace = other")).await
+    }
+
     /// Opens a connection as superuser.
     ///
     /// # Errors

@@ -54,6 +54,8 @@ pub struct Destinations<'a> {
     pub archive: Option<&'a [Arrived]>,
     /// The rows of the table.
     pub table: Option<&'a [Arrived]>,
+    /// The rows of PostgreSQL.
+    pub postgresql: Option<&'a [Arrived]>,
     /// The dead letters.
     pub dead_letters: &'a [Received],
     /// True if each message must carry the location of its device.
@@ -121,7 +123,11 @@ pub fn find(fleet: &Fleet, destinations: Destinations<'_>) -> Findings {
     let log = fleet.log();
     let (sent, acknowledged) = (log.sent(), log.acknowledged());
     let mut findings = Findings::default();
-    let ends_by_service = [(destinations.archive, "icestore"), (destinations.table, "bigqueries")];
+    let ends_by_service = [
+        (destinations.archive, "icestore"),
+        (destinations.table, "bigqueries"),
+        (destinations.postgresql, "postgres"),
+    ];
     let last_services = ends_by_service.map(|(_, service)| service);
     for (arrived, service) in ends_by_service {
         let Some(arrived) = arrived else { continue };
@@ -175,6 +181,25 @@ pub enum Payload {
     Bytes(Vec<u8>),
     /// A JSON value: a table keeps values, not bytes.
     Json(Value),
+}
+
+impl Payload {
+    /// Returns the content, in the same form for every destination.
+    pub(crate) fn key(&self) -> Vec<u8> {
+        match self {
+            Self::Bytes(bytes) => canonical(bytes),
+            Self::Json(value) => value.to_string().into_bytes(),
+        }
+    }
+}
+
+/// Normalizes a payload for comparison: JSON is compared by value, because a table keeps values
+/// only.
+pub(crate) fn canonical(payload: &[u8]) -> Vec<u8> {
+    match serde_json::from_slice::<Value>(payload) {
+        Ok(value) => value.to_string().into_bytes(),
+        Err(_) => payload.to_vec(),
+    }
 }
 
 impl Arrived {

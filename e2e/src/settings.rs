@@ -10,6 +10,7 @@ use enrich::config::Admin;
 use ingestion::config::{Producer, RouteSettings};
 use message::FieldPath;
 use message::field_path::Pointer;
+use postgresql::SslMode;
 use pubsub::{DeadLetterConfig, Endpoint, IntakeSettings, Subscription};
 use rows::column::{Column, Kind};
 use serde_json::Value;
@@ -18,8 +19,9 @@ use service::settings::{ProcessSettings, to_value};
 
 use crate::cloud::Cloud;
 use crate::names::{
-    ARCHIVE, DEAD_LETTERS, DEVICES, ENRICH, ENRICHED, RAW, ROUTE, ROWS, SERVICES, TABLE,
+    ARCHIVE, DEAD_LETTERS, DEVICES, ENRICH, ENRICHED, POSTGRES, RAW, ROUTE, ROWS, SERVICES, TABLE,
 };
+use crate::postgres::{DATABASE, USER};
 
 /// Settings of all services.
 #[derive(Debug, Clone)]
@@ -45,6 +47,28 @@ impl ServiceSettings {
             bigqueries: bigqueries(cloud),
             icestore: icestore(cloud),
         }
+    }
+
+    /// Returns the settings of postgres: the columns of bigqueries, in a table of the server on this port
+    /// of loopback.
+    #[must_use]
+    pub fn postgres(&self, cloud: &Cloud, port: u16) -> ::postgres::config::Settings {
+        let Self { bigqueries, .. } = self;
+        let mut settings = ::postgres::config::Settings {
+            process: bigqueries.process.clone(),
+            intake: bigqueries.intake.clone(),
+            ..<_>::default()
+        };
+        settings.intake.subscription.id = cloud.name(POSTGRES);
+        settings.postgres.host = "127.0.0.1".into();
+        settings.postgres.port = port;
+        settings.postgres.user = USER.into();
+        settings.postgres.database = DATABASE.into();
+        settings.postgres.sslmode = SslMode::Disable;
+        settings.table.name = TABLE.into();
+        settings.table.columns.clone_from(&bigqueries.table.columns);
+        settings.table.source_column = Some("device_id".into());
+        settings
     }
 
     /// Returns the settings of the service of this name as JSON, which is also valid YAML.

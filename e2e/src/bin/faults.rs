@@ -11,12 +11,13 @@ use e2e::strictness::Strictness;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// Runs the four services under faults, and accounts for every message.
+/// Runs the four services and postgres under faults, and accounts for every message.
 ///
-/// Two replicas of each service, mosquitto, Redis and the embedded cloud run as processes. Every
-/// link has a proxy. Fleets and hostile clients send while faults happen that are drawn from the
-/// seed. At the end each confirmed message must be in the table and in the archive, or in the dead
-/// letters with the right reason. The test needs mosquitto and redis-server.
+/// Two replicas of each service, mosquitto, Redis, PostgreSQL and the embedded cloud run as
+/// processes. Every link has a proxy. Fleets and hostile clients send while faults happen that are drawn from the
+/// seed. At the end each confirmed message must be in the table and in the archive, and exactly once
+/// in PostgreSQL, or in the dead letters with the right reason. The test needs mosquitto,
+/// redis-server and postgresql.
 #[derive(Debug, Parser)]
 #[command(name = "faults")]
 struct Args {

@@ -73,6 +73,11 @@ impl Progress {
         points.map(|(at, _, counts)| (*at, *counts))
     }
 
+    /// Returns the records of a service that are durable by now.
+    pub(super) fn sent(&self, service: &str) -> u64 {
+        self.points.iter().rfind(|(_, other, _)| *other == service).map_or(0, |(.., sum)| sum.sent)
+    }
+
     /// Returns how much the counts of a service rose between two times.
     pub(super) fn gained(&self, service: &str, from: Instant, to: Instant) -> Counts {
         let last = |until| {
@@ -133,6 +138,7 @@ mod tests {
             progress.add(at(seconds), process, sent(count));
         }
 
+        assert_eq!((progress.sent("enrich"), progress.sent("icestore")), (8, 0));
         assert_eq!(progress.gained("enrich", from, at(5)), sent(8));
         assert_eq!(progress.gained("icestore", from, at(5)), sent(0));
         let stall = progress.stall("enrich", |counts| counts.sent, from..=at(5));

@@ -54,7 +54,7 @@ pub(super) async fn refused(context: &FaultContext, lasts: Duration) -> anyhow::
     if attempts == 0 {
         context.fail("no dead letter was refused: the fault did nothing".into());
     }
-    for service in ["ingestion", "enrich", "bigqueries"] {
+    for service in ["ingestion", "enrich", "bigqueries", "postgres"] {
         if !not_ready.contains(service) {
             context.fail(format!("{service} is ready while its dead letters are refused"));
         }

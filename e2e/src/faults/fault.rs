@@ -6,12 +6,13 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::fault_env::{FaultEnv, LINKS};
+use super::fault_env::{FaultEnv, LINKS, REPLICATED};
 use super::hostile_clients::{Behaviour, has_audience};
 use super::replica_settings::Timeouts;
+use super::server_faults::{self, ServerFault};
 use super::slow_links::{self, SlowLink};
 use super::{FaultContext, broker, dead_letters, half_open, name_servers};
-use crate::names::{DATASET, ENRICHED, SERVICES, TABLE};
+use crate::names::{DATASET, ENRICHED, TABLE};
 use crate::proxy::{Grant, Link, Thin};
 
 /// Longer than the ack deadline that a subscription gives without an extension.
@@ -52,6 +53,8 @@ enum FaultKind {
     RestartBroker,
     /// Kills Redis, which loses its data.
     KillRedis,
+    /// Acts on the server of PostgreSQL, or leads to another one.
+    Server(ServerFault),
     Link(&'static str, Link),
     /// Plans faults in the embedded cloud, each for as long as the event lasts.
     Cloud(Vec<Value>),
@@ -90,7 +93,7 @@ const METHODS: [&str; 8] = [
 pub(super) fn catalogue() -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut add = |name: String, kind| faults.push(Fault { name, kind, long: None });
-    for service in SERVICES {
+    for service in REPLICATED {
         add(format!("kill-{service}"), FaultKind::Kill(service));
         add(format!("freeze-{service}"), FaultKind::Freeze(service));
         add(format!("replace-{service}"), FaultKind::Replace(service));
@@ -103,6 +106,9 @@ pub(super) fn catalogue() -> Vec<Fault> {
     }
     add("restart-broker".into(), FaultKind::RestartBroker);
     add("kill-redis".into(), FaultKind::KillRedis);
+    for (name, fault) in server_faults::catalogue() {
+        add(name.into(), FaultKind::Server(fault));
+    }
     let codes = [("deadline-exceeded", 4), ("exhausted", 8), ("internal", 13), ("unavailable", 14)];
     for (name, code) in codes {
         let faults = METHODS.map(|method| cloud_fault(method, 5, refuse(code)));
@@ -258,6 +264,7 @@ impl Fault {
                 FaultKind::Scale(service) => scale(env, service, lasts).await,
                 FaultKind::RestartBroker => restart_broker(context, lasts / 2).await,
                 FaultKind::KillRedis => kill_redis(env, lasts).await,
+                FaultKind::Server(fault) => fault.inject(context, lasts).await,
                 FaultKind::Link(name, link) => set_for(env, name, *link, lasts).await,
                 FaultKind::SlowLink(SlowLink { link, thin }) => {
                     set_for(env, link, Link::Thin(*thin), lasts).await

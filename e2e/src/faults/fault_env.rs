@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::database_server::{self, DatabaseServer, LINK};
 use super::replica::Replica;
 use super::replica_settings::{self, Timeouts};
 use crate::cloud::{Cloud, Urls};
@@ -18,8 +19,8 @@ use crate::embedded::Embedded;
 use crate::env::TestEnv;
 use crate::mosquitto::Mosquitto;
 use crate::names::{
-    ARCHIVE, DEAD_LETTER_REPORT, DEAD_LETTERS, DEVICES, ENRICH, ENRICHED, RAW, ROWS, SERVICES,
-    Subscription,
+    ARCHIVE, DEAD_LETTER_REPORT, DEAD_LETTERS, DEVICES, ENRICH, ENRICHED, POSTGRES, RAW, ROWS,
+    SERVICES, Subscription,
 };
 use crate::proxy::Proxy;
 use crate::reading;
@@ -27,20 +28,24 @@ use crate::redis::Redis;
 use crate::settings::ServiceSettings;
 use crate::strictness::Strictness;
 
+/// Services that run as replicas: those of the chain, and postgres as one more sink.
+pub(super) const REPLICATED: [&str; 5] =
+    [SERVICES[0], SERVICES[1], SERVICES[2], SERVICES[3], POSTGRES];
 /// Links of the services. Ingestion publishes over `publish`; the others use `pubsub`.
-pub(super) const LINKS: [&str; 7] =
-    ["mqtt", "publish", "pubsub", "redis", "firestore", "bigquery", "storage"];
+pub(super) const LINKS: [&str; 8] =
+    ["mqtt", "publish", "pubsub", "redis", "firestore", "bigquery", "storage", LINK];
 /// Number of devices of a fleet; each has a document.
 pub(super) const DEVICE_COUNT: u32 = 100;
 /// Number of devices with a separate location. Each location is a folder of the archive.
 pub(super) const LOCATION_COUNT: u32 = 10_000;
 /// Subscription of a reader that relies on the order of each key.
 pub(super) const ORDER: &str = "order";
-const SUBSCRIPTIONS: [Subscription; 5] = [
+const SUBSCRIPTIONS: [Subscription; 6] = [
     Subscription::ordered(ENRICH, RAW),
     Subscription::ordered(ORDER, ENRICHED),
     Subscription::new(ARCHIVE, ENRICHED),
     Subscription::new(ROWS, ENRICHED),
+    Subscription::new(POSTGRES, ENRICHED),
     Subscription::new(DEAD_LETTER_REPORT, DEAD_LETTERS),
 ];
 
@@ -48,6 +53,7 @@ pub(super) struct FaultEnv {
     pub(super) broker: tokio::sync::Mutex<Mosquitto>,
     pub(super) broker_port: u16,
     pub(super) redis: tokio::sync::Mutex<Redis>,
+    pub(super) database: DatabaseServer,
     pub(super) embedded: Embedded,
     /// The embedded cloud without a proxy in between.
     pub(super) cloud: Cloud,
@@ -66,11 +72,13 @@ impl FaultEnv {
         create_resources(&env.cloud).await.context("prepare the embedded cloud")?;
         let TestEnv { broker, redis, server: embedded, cloud, folder } = env;
         let redis = redis.context("there is no Redis")?;
+        let database = DatabaseServer::start().await?;
         let mut links = BTreeMap::new();
         for name in LINKS {
             let server = match name {
                 "mqtt" => broker.port(),
                 "redis" => redis.port(),
+                LINK => database.port(),
                 _ => embedded.port(),
             };
             links.insert(name, Proxy::start(server)?);
@@ -80,6 +88,7 @@ impl FaultEnv {
             broker: broker.into(),
             broker_port,
             redis: redis.into(),
+            database,
             embedded,
             cloud,
             links,
@@ -88,7 +97,9 @@ impl FaultEnv {
             replicas: Mutex::default(),
             folder,
         };
-        for service in SERVICES {
+        let settings = env.settings_of(POSTGRES, 0, timeouts)?;
+        env.database.create_table(&settings).await?;
+        for service in REPLICATED {
             for ordinal in 0..2 {
                 env.add(service, ordinal).await?;
             }
@@ -155,7 +166,10 @@ impl FaultEnv {
         let cloud = self.cloud.at(Urls { pubsub, firestore, bigquery, storage: storage.clone() });
         let redis_url = format!("redis://127.0.0.1:{}", port("redis"));
         let all = ServiceSettings::new(&cloud, port("mqtt"), Some(redis_url));
-        let mut settings = all.json(service)?;
+        let mut settings = match service {
+            POSTGRES => database_server::settings(&all, &cloud, port(LINK))?,
+            _ => all.json(service)?,
+        };
         settings["storage"]["endpoint"] = storage.into();
         replica_settings::change(&mut settings, service, ordinal, timeouts);
         Ok(settings)

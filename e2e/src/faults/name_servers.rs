@@ -11,9 +11,9 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::FaultContext;
-use super::fault_env::FaultEnv;
+use super::fault_env::{FaultEnv, REPLICATED};
 use super::replica_settings::Timeouts;
-use crate::names::SERVICES;
+use crate::names::POSTGRES;
 use crate::process::free_port;
 use crate::process::{binary, signal};
 
@@ -46,7 +46,7 @@ pub(super) async fn silent(context: &FaultContext) -> anyhow::Result<()> {
         context.measure(skipped("the kernel does not allow `unshare --mount`"));
         return Ok(());
     }
-    let ended = SERVICES.map(|service| ends(context, service, &folder));
+    let ended = REPLICATED.map(|service| ends(context, service, &folder));
     futures::future::try_join_all(ended).await.map(drop)
 }
 
@@ -108,6 +108,9 @@ fn nowhere(service: &str, env: &FaultEnv) -> anyhow::Result<Value> {
     let settings = env.settings_of(service, ORDINAL, Timeouts::Short)?;
     let text = settings.to_string().replace("://127.0.0.1:", &format!("://{HOST}:"));
     let mut settings: Value = serde_json::from_str(&text).context("read settings")?;
+    if service == POSTGRES {
+        settings["postgres"]["host"] = HOST.into();
+    }
     settings["grace_period"] = humantime(GRACE).into();
     Ok(settings)
 }

@@ -13,8 +13,11 @@ use super::counters::{Counts, ProcessCounters, Progress};
 use super::fault_env::FaultEnv;
 use super::replica::{ANSWER_TIMEOUT, Replica};
 use crate::metrics::Metrics;
+use crate::names::POSTGRES;
 use crate::usage;
 
+/// Number of destinations.
+const DESTINATIONS: usize = 3;
 /// Time between two samples.
 const STEP: Duration = Duration::from_millis(200);
 /// Samples between two reads of all metrics.
@@ -26,8 +29,8 @@ pub(super) struct Sample {
     pub(super) at: Instant,
     /// True if every replica that should run was ready.
     is_ready: bool,
-    /// Number of requests written to the table, and number of objects in the bucket.
-    written: [u64; 2],
+    /// Number of requests written to the table, of objects in the bucket, and of rows of PostgreSQL.
+    written: [u64; DESTINATIONS],
 }
 
 /// Resource usage of one process over its life.
@@ -67,7 +70,8 @@ pub(super) async fn observe(
         );
         let calls = calls?;
         let count = |method: &str| calls.get(method).copied().unwrap_or(0);
-        let written = [count("AppendRows"), count("storage.objects.insert")];
+        let stored = observations.progress.sent(POSTGRES);
+        let written = [count("AppendRows"), count("storage.objects.insert"), stored];
         let is_ready = ready.iter().all(|is_ready| *is_ready);
         observations.samples.push(Sample { at: Instant::now(), is_ready, written });
         for replica in &replicas {
@@ -119,13 +123,13 @@ impl Observations {
         Ok(())
     }
 
-    /// Returns the time after `end` until all replicas were ready and both destinations had
+    /// Returns the time after `end` until all replicas were ready and all destinations had
     /// progressed; `None` if that did not happen.
     pub(super) fn recovery(&self, end: Instant) -> Option<Duration> {
         let at_end = self.samples.iter().rfind(|sample| sample.at <= end)?.written;
         let mut after = self.samples.iter().filter(|sample| sample.at > end);
         let is_well = |sample: &&Sample| {
-            sample.is_ready && (0..2).all(|index| sample.written[index] > at_end[index])
+            sample.is_ready && (0..DESTINATIONS).all(|index| sample.written[index] > at_end[index])
         };
         Some(after.find(is_well)?.at - end)
     }
@@ -146,7 +150,7 @@ impl Observations {
             }
             longest
         };
-        pause_of(0).max(pause_of(1))
+        (0..DESTINATIONS).map(pause_of).max().unwrap_or_default()
     }
 
     /// Returns the rise of a value per hour for each replica, by least squares. It is taken over
@@ -197,12 +201,12 @@ mod tests {
         let sample = |seconds, is_ready, written| Sample { at: at(seconds), is_ready, written };
         let observations = Observations {
             samples: vec![
-                sample(0, true, [1, 1]),
-                sample(1, true, [2, 1]),
-                sample(2, false, [3, 1]),
-                sample(3, false, [4, 2]),
-                sample(4, true, [5, 2]),
-                sample(5, true, [6, 3]),
+                sample(0, true, [1, 1, 1]),
+                sample(1, true, [2, 1, 2]),
+                sample(2, false, [3, 1, 3]),
+                sample(3, false, [4, 2, 4]),
+                sample(4, true, [5, 2, 5]),
+                sample(5, true, [6, 3, 6]),
             ],
             ..Observations::default()
         };

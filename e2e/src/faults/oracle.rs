@@ -5,20 +5,27 @@ use std::collections::{HashMap, HashSet};
 use anyhow::Context as _;
 use tokio::time::Instant;
 
+use super::exactly_once;
 use super::fault_env::FaultEnv;
 use super::hostile_clients::{Expected, HostileClients, HostileMessage, number_of};
+use super::keyed::Keyed;
 use crate::archive;
 use crate::cloud::Received;
 use crate::fleet::Fleet;
-use crate::names::{ARCHIVE, DATASET, DEAD_LETTER_REPORT, TABLE};
+use crate::names::{ARCHIVE, DATASET, DEAD_LETTER_REPORT, POSTGRES, TABLE};
 use crate::reading::Reading;
-use crate::reconcile::{self, Arrived, Destinations, Payload};
+use crate::reconcile::{self, Arrived, Destinations, Payload, canonical};
 use message::Envelope;
 
-/// Everything that was found in the table, the archive and the dead letters.
+/// Services at the ends of the flow. A dead letter of one of them explains nothing at another end.
+const SINKS: [&str; 3] = ["bigqueries", "icestore", POSTGRES];
+
+/// Everything that was found in the tables, the archive and the dead letters.
 pub(super) struct Arrivals {
-    lines: Vec<Arrived>,
+    lines: Keyed,
     rows: Vec<Arrived>,
+    /// Rows of PostgreSQL.
+    stored: Keyed,
     dead_letters: Vec<Received>,
     /// Time of archiving in Unix seconds, and the seconds between publish and archiving.
     pub(super) latencies: Vec<(f64, f64)>,
@@ -33,6 +40,8 @@ pub(super) struct Outcome {
     pub(super) missing: HashSet<SenderId>,
     pub(super) corrupted: Vec<Option<SenderId>>,
     pub(super) duplicates: HashMap<SenderId, u64>,
+    /// Messages that only one of PostgreSQL and the archive has.
+    pub(super) unsettled: usize,
     /// Failures in words.
     pub(super) failures: Vec<String>,
 }
@@ -45,7 +54,7 @@ pub(super) enum SenderId {
 }
 
 impl Arrivals {
-    /// Reads the table, the archive and the new dead letters. Adds these to `letters`.
+    /// Reads the tables, the archive and the new dead letters. Adds these to `dead_letters`.
     pub(super) async fn collect(
         env: &FaultEnv,
         dead_letters: &mut Vec<Received>,
@@ -55,10 +64,14 @@ impl Arrivals {
         let objects = cloud.list(ARCHIVE, "").await?;
         let archived = archive::read(cloud, ARCHIVE, "").await?;
         let latencies = archived.iter().filter_map(archive::Line::latency).collect();
-        let lines = archived.iter().map(Arrived::of_line).collect::<anyhow::Result<_>>()?;
+        let mut lines = Keyed::default();
+        for line in &archived {
+            lines.push(line.key()?, Arrived::of_line(line)?);
+        }
         drop(archived);
         let rows = cloud.rows(DATASET, TABLE).await?.iter().map(Arrived::of_row).collect();
-        Ok(Self { lines, rows, dead_letters: dead_letters.clone(), latencies, objects })
+        let stored = env.database.rows().await?;
+        Ok(Self { lines, rows, stored, dead_letters: dead_letters.clone(), latencies, objects })
     }
 
     /// Checks all messages. Set `refuses_rows` if BigQuery was made to refuse valid rows.
@@ -74,6 +87,7 @@ impl Arrivals {
         }
         self.check_dead_letters(&mut outcome, fleets, refuses_rows);
         self.check_hostile_messages(&mut outcome, &hostile_clients.confirmed(), refuses_rows);
+        self.check_exactly_once(&mut outcome);
         let outside = self.objects.iter().filter(|name| !is_proper(name));
         outcome.failures.extend(outside.map(|name| format!("an object is called {name}")));
         outcome
@@ -82,10 +96,11 @@ impl Arrivals {
     fn check_fleet(&self, outcome: &mut Outcome, index: usize, fleet: &Fleet) {
         let sender = |reading| SenderId::Fleet(index, reading);
         let destinations = Destinations {
-            archive: Some(&self.lines),
+            archive: Some(&self.lines.messages),
             table: Some(&self.rows),
             dead_letters: &self.dead_letters,
             is_enriched: true,
+            ..Destinations::default()
         };
         let findings = reconcile::find(fleet, destinations);
         let acknowledged = fleet.log().acknowledged();
@@ -95,6 +110,40 @@ impl Arrivals {
         outcome.duplicates.extend(findings.duplicates.into_iter().map(|(r, n)| (sender(r), n)));
         let unexpected = findings.unexpected.into_iter();
         outcome.failures.extend(unexpected.map(|reading| format!("nobody sent {reading:?}")));
+        self.check_fleet_in_postgresql(outcome, index, fleet);
+    }
+
+    /// Checks PostgreSQL, where no reading may be two rows.
+    fn check_fleet_in_postgresql(&self, outcome: &mut Outcome, index: usize, fleet: &Fleet) {
+        let sender = |reading| SenderId::Fleet(index, reading);
+        let destinations = Destinations {
+            postgresql: Some(&self.stored.messages),
+            dead_letters: &self.dead_letters,
+            is_enriched: true,
+            ..Destinations::default()
+        };
+        let findings = reconcile::find(fleet, destinations);
+        outcome.missing.extend(findings.missing.into_iter().map(sender));
+        outcome.corrupted.extend(findings.corrupted.into_iter().map(|r| r.map(sender)));
+        let twice = findings.duplicates.len();
+        if twice > 0 {
+            outcome.failures.push(format!("postgres: {twice} readings are more than one row"));
+        }
+        let unexpected = findings.unexpected.into_iter();
+        let text = |reading| format!("postgres: nobody sent {reading:?}");
+        outcome.failures.extend(unexpected.map(text));
+    }
+
+    /// Compares PostgreSQL with the archive, message by message.
+    fn check_exactly_once(&self, outcome: &mut Outcome) {
+        let of = |service| {
+            let dead_letters = self.dead_letters.iter().filter(move |dead_letter| reason(dead_letter).0 == service);
+            dead_letters.map(|dead_letter| canonical(&content(dead_letter))).collect::<HashSet<_>>()
+        };
+        let (refused, unarchived) = (of(POSTGRES), of("icestore"));
+        let differences = exactly_once::compare(&self.lines, &self.stored, &refused, &unarchived);
+        outcome.unsettled = differences.unsettled;
+        outcome.failures.extend(differences.failures);
     }
 
     /// Checks the dead letters: no service may reject a valid reading of a fleet, and no message
@@ -107,8 +156,7 @@ impl Arrivals {
                 let attributes = &dead_letter.attributes;
                 outcome.failures.push(format!("a service panicked: {attributes:?}: {data}"));
             }
-            let Some(reading) = fleets.iter().find_map(|fleet| fleet.dead_lettered(dead_letter))
-            else {
+            let Some(reading) = fleets.iter().find_map(|fleet| fleet.dead_lettered(dead_letter)) else {
                 continue;
             };
             let is_right = refuses_rows && reason(dead_letter) == ("bigqueries", "row_refused");
@@ -125,10 +173,13 @@ impl Arrivals {
         messages: &[HostileMessage],
         refuses_rows: bool,
     ) {
-        let lines = count(self.lines.iter().filter_map(|line| hostile_key(&line.payload)));
-        let rows = count(self.rows.iter().filter_map(|row| hostile_key(&row.payload)));
+        let hostile = |messages: &[Arrived]| {
+            count(messages.iter().filter_map(|message| hostile_key(&message.payload)))
+        };
+        let lines = hostile(&self.lines.messages);
+        let (rows, stored) = (hostile(&self.rows), hostile(&self.stored.messages));
         let dead_letters = self.dead_letters_by_content();
-        let found = Found { lines: &lines, rows: &rows, dead_letters, refuses_rows };
+        let found = Found { lines: &lines, rows: &rows, stored: &stored, dead_letters, refuses_rows };
         let numbers = Numbers::of(&found);
         for (index, message) in messages.iter().enumerate() {
             let sender = SenderId::HostileClient(index);
@@ -140,10 +191,12 @@ impl Arrivals {
                 Expected::ArrivesOrDeadLettered => numbers.account_for(message),
                 _ => found.account_for(message),
             };
-            let MessageOutcome { is_kept, lines, rows, dead_letters } = found;
+            let MessageOutcome { is_kept, lines, rows, stored, dead_letters } = found;
             if !is_kept {
                 outcome.missing.insert(sender);
-                let text = format!("lines {lines}, rows {rows}, letters {dead_letters:?}");
+                let text = format!(
+                    "lines {lines}, rows {rows}, in PostgreSQL {stored}, letters {dead_letters:?}"
+                );
                 outcome.failures.push(format!("{}: {text}", message.describe()));
             }
             let copies = lines.saturating_sub(1) + rows.saturating_sub(1);
@@ -159,7 +212,7 @@ impl Arrivals {
         let loose =
             messages.iter().filter(is_loose).filter_map(|message| number_of(&message.payload));
         let loose: HashSet<_> = loose.collect();
-        let strange = lines.keys().chain(rows.keys()).filter(|key| {
+        let strange = lines.keys().chain(rows.keys()).chain(stored.keys()).filter(|key| {
             !sent.contains(*key) && !number_of(key).is_some_and(|number| loose.contains(&number))
         });
         for key in strange {
@@ -172,10 +225,7 @@ impl Arrivals {
     fn dead_letters_by_content(&self) -> HashMap<Vec<u8>, Vec<(&str, &str)>> {
         let mut dead_letters: HashMap<_, Vec<_>> = HashMap::new();
         for dead_letter in &self.dead_letters {
-            dead_letters
-                .entry(canonical(&content(dead_letter)))
-                .or_default()
-                .push(reason(dead_letter));
+            dead_letters.entry(canonical(&content(dead_letter))).or_default().push(reason(dead_letter));
         }
         dead_letters
     }
@@ -187,6 +237,8 @@ struct MessageOutcome<'a> {
     is_kept: bool,
     lines: u64,
     rows: u64,
+    /// Rows of PostgreSQL.
+    stored: u64,
     /// Service and reason of each dead letter.
     dead_letters: Vec<(&'a str, &'a str)>,
 }
@@ -195,6 +247,8 @@ struct MessageOutcome<'a> {
 struct Found<'a> {
     lines: &'a HashMap<Vec<u8>, u64>,
     rows: &'a HashMap<Vec<u8>, u64>,
+    /// Rows of PostgreSQL.
+    stored: &'a HashMap<Vec<u8>, u64>,
     dead_letters: HashMap<Vec<u8>, Vec<(&'a str, &'a str)>>,
     /// True if BigQuery was made to refuse valid rows.
     refuses_rows: bool,
@@ -203,32 +257,35 @@ struct Found<'a> {
 impl<'a> Found<'a> {
     fn account_for(&self, message: &HostileMessage) -> MessageOutcome<'a> {
         let key = canonical(&message.payload);
-        let [lines, rows] = [self.lines, self.rows].map(|end| end.get(&key).copied().unwrap_or(0));
+        let [lines, rows, stored] =
+            [self.lines, self.rows, self.stored].map(|end| end.get(&key).copied().unwrap_or(0));
         let dead_letters = self.dead_letters.get(&key).cloned().unwrap_or_default();
         let is_refused = self.refuses_rows && dead_letters.contains(&("bigqueries", "row_refused"));
         let is_kept = match message.expected {
-            Expected::Arrives => lines > 0 && (rows > 0 || is_refused),
+            Expected::Arrives => lines > 0 && (rows > 0 || is_refused) && stored > 0,
             Expected::NoRow(why) => {
-                lines > 0 && rows == 0 && dead_letters.contains(&("bigqueries", why))
+                let is_dead_letter_of = |service| dead_letters.contains(&(service, why));
+                let has_dead_letters = is_dead_letter_of("bigqueries") && is_dead_letter_of(POSTGRES);
+                lines > 0 && rows + stored == 0 && has_dead_letters
             }
             Expected::DeadLettered(service, why) => {
-                lines == 0 && rows == 0 && dead_letters.contains(&(service, why))
+                lines + rows + stored == 0 && dead_letters.contains(&(service, why))
             }
             Expected::ArrivesOrDeadLettered | Expected::Unconfirmed => true,
         };
-        MessageOutcome { is_kept, lines, rows, dead_letters }
+        MessageOutcome { is_kept, lines, rows, stored, dead_letters }
     }
 }
 
 /// Messages of hostile clients at the destinations, by number.
 struct Numbers<'a> {
-    ends: [HashMap<u64, u64>; 2],
+    ends: [HashMap<u64, u64>; 3],
     dead_letters: HashMap<u64, Vec<(&'a str, &'a str)>>,
 }
 
 impl<'a> Numbers<'a> {
     fn of(found: &Found<'a>) -> Self {
-        let ends = [found.lines, found.rows].map(|end| {
+        let ends = [found.lines, found.rows, found.stored].map(|end| {
             let mut counts = HashMap::new();
             for (key, count) in end {
                 if let Some(number) = number_of(key) {
@@ -247,19 +304,21 @@ impl<'a> Numbers<'a> {
     }
 
     /// Checks a message whose dead letters may replace lines and rows. A dead letter of icestore
-    /// replaces the line, one of bigqueries the row, and one of another service both.
+    /// replaces the line, one of bigqueries the row, and one of another service both. Rows of
+    /// PostgreSQL are compared by id instead, because it keeps one message of each id.
     fn account_for(&self, message: &HostileMessage) -> MessageOutcome<'a> {
         let number = number_of(&message.payload).unwrap_or(u64::MAX);
-        let [lines, rows] =
-            [&self.ends[0], &self.ends[1]].map(|end| end.get(&number).copied().unwrap_or(0));
+        let [lines, rows, stored] =
+            self.ends.each_ref().map(|end| end.get(&number).copied().unwrap_or(0));
         let dead_letters = self.dead_letters.get(&number).cloned().unwrap_or_default();
         let has_reason = dead_letters.iter().all(|(_, reason)| !reason.is_empty());
-        let stands_for = |end: &str, other: &str| {
-            dead_letters.iter().any(|(service, _)| *service == end || *service != other)
+        let stands_for = |end: &str| {
+            dead_letters.iter().any(|(service, _)| *service == end || !SINKS.contains(service))
         };
-        let is_archived = lines > 0 || stands_for("icestore", "bigqueries");
-        let is_row = rows > 0 || stands_for("bigqueries", "icestore");
-        MessageOutcome { is_kept: has_reason && is_archived && is_row, lines, rows, dead_letters }
+        let is_archived = lines > 0 || stands_for("icestore");
+        let is_row = rows > 0 || stands_for("bigqueries");
+        let is_kept = has_reason && is_archived && is_row;
+        MessageOutcome { is_kept, lines, rows, stored, dead_letters }
     }
 }
 
@@ -298,20 +357,8 @@ fn content(dead_letter: &Received) -> Vec<u8> {
 }
 
 fn hostile_key(payload: &Payload) -> Option<Vec<u8>> {
-    let key = match payload {
-        Payload::Bytes(bytes) => canonical(bytes),
-        Payload::Json(value) => value.to_string().into_bytes(),
-    };
+    let key = payload.key();
     HostileMessage::is_one(&key).then_some(key)
-}
-
-/// Normalizes a payload for comparison: JSON is compared by value, because a table keeps values
-/// only.
-fn canonical(payload: &[u8]) -> Vec<u8> {
-    match serde_json::from_slice::<serde_json::Value>(payload) {
-        Ok(value) => value.to_string().into_bytes(),
-        Err(_) => payload.to_vec(),
-    }
 }
 
 fn count(keys: impl Iterator<Item = Vec<u8>>) -> HashMap<Vec<u8>, u64> {
@@ -344,9 +391,8 @@ mod tests {
         let (here, nowhere) = (HashMap::from([(payload.clone(), 1)]), HashMap::new());
         let account = |dead_letter, lines, refuses_rows| {
             let dead_letters = HashMap::from([(payload.clone(), vec![dead_letter])]);
-            Found { lines, rows: &nowhere, dead_letters, refuses_rows }
-                .account_for(&message)
-                .is_kept
+            let found = Found { lines, rows: &nowhere, stored: &here, dead_letters, refuses_rows };
+            found.account_for(&message).is_kept
         };
         let refused = ("bigqueries", "row_refused");
 

@@ -42,7 +42,9 @@ fn of_service(service: &str, ordinal: u32) -> Value {
                 "ordinal": ordinal,
                 "reconnect": { "min": "100ms", "max": "1s" },
             },
-            "identity": { "event_time_pointer": "/at" },
+            // The same reading has the same id, however often the broker delivers it. So it is one
+            // row of PostgreSQL.
+            "identity": { "event_time_pointer": "/at", "id_pointer": "/number" },
         }),
         "enrich" => json!({
             "enrichment": { "input": "envelope" },

@@ -64,7 +64,7 @@ impl SlowLink {
             "mqtt" | "publish" => &["ingestion"],
             "bigquery" => &["bigqueries"],
             "storage" => &["icestore"],
-            _ => &["enrich", "bigqueries", "icestore"],
+            _ => &["enrich", "bigqueries", "icestore", "postgres"],
         }
     }
 
@@ -86,7 +86,7 @@ impl SlowLink {
         let messages = self.rate() / MESSAGE_BYTES;
         match self.link {
             _ if self.rate() == WIDE => USUAL_RATE,
-            // Each reading passes the link five times.
+            // Each reading passes the link six times.
             "pubsub" => (messages / 8).max(1),
             _ => messages * 3,
         }

@@ -205,6 +205,31 @@ fn the_engine_component_adds_postgres() {
     assert!(needed <= limit * 1024 * 1024, "it may take {needed} bytes of {limit} MiB");
 }
 
+#[test]
+fn with_googles_services_postgres_gets_the_project_and_its_account() {
+    if tool("kubectl").is_none() {
+        return;
+    }
+    let copy = copied("deploy/kubernetes/overlays/gcp", |text| {
+        text.replace("components:\n", "components:\n  - ../../components/engine\n")
+            .replace("../../", "../../deploy/kubernetes/")
+            .replace("my-project", "other-project")
+    });
+    let text = kustomized(copy.path().to_str().unwrap()).unwrap();
+    validate(&text);
+    let manifests = manifests(&text);
+
+    assert_eq!(environment(&manifests, "postgres")["DATAFLOW__PROJECT"], "other-project");
+    let account = &named(&manifests, &["ServiceAccount"], "postgres")["metadata"]["annotations"];
+    assert_eq!(
+        account["iam.gke.io/gcp-service-account"],
+        "dataflow-postgres@other-project.iam.gserviceaccount.com"
+    );
+    let pod = &named(&manifests, &["Deployment"], "postgres")["spec"]["template"]["spec"];
+    let image = pod["containers"][0]["image"].as_str().unwrap();
+    assert!(image.contains("/other-project/dataflow/dataflow-postgres:0.1.0"), "{image}");
+}
+
 /// Parses a duration of the settings into whole seconds.
 fn seconds(text: &str) -> u64 {
     let count = text.trim_end_matches('s').parse().unwrap();

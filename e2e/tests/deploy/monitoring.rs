@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use crate::{copied, kustomized, manifests, named, root, succeed, tool, yaml};
 
+/// Number of dashboards: the four services of the chain, postgres, query, and one for the chain.
+const BOARDS: usize = 7;
+
 #[test]
 fn every_alert_fires_when_it_should_and_has_its_page_in_the_runbook() {
     let alerts = std::fs::read_to_string(root().join("deploy/monitoring/alerts.yml")).unwrap();
@@ -52,7 +55,7 @@ fn the_operator_of_prometheus_gets_the_same_alerts_and_dashboards() {
     let Some(text) = kustomized("deploy/monitoring") else { return };
     let manifests = manifests(&text);
     let boards = manifests.iter().find(|manifest| manifest["kind"] == "ConfigMap").unwrap();
-    assert_eq!(boards["data"].as_object().unwrap().len(), 5);
+    assert_eq!(boards["data"].as_object().unwrap().len(), BOARDS);
     for kind in ["PrometheusRule", "ServiceMonitor"] {
         let labels = &named(&manifests, &[kind], "dataflow")["metadata"]["labels"];
         assert_eq!(labels["release"], "kube-prometheus-stack", "{kind}");
@@ -144,7 +147,7 @@ fn alerts_dashboards_and_documents_name_metrics_that_there_are() {
     let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
     let dashboards = std::fs::read_dir(folder.join("dashboards")).unwrap();
     let mut paths: Vec<_> = dashboards.map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(paths.len(), 5, "one for each service and one for the chain");
+    assert_eq!(paths.len(), BOARDS, "one for each service and one for the chain");
     paths.push(folder.join("alerts.yml"));
     paths.push(folder.join("alerts.test.yml"));
     paths.push(folder.join("rules/prometheus-rule.yaml"));

@@ -76,6 +76,11 @@ pub(crate) fn install(folder: &Path, name: &str, script: &str) {
 /// Runs the set-up with the fake tools and without waiting. Returns its output and the recorded
 /// calls.
 fn set_up(refusals: usize) -> (Output, String) {
+    set_up_with(refusals, &[])
+}
+
+/// Runs the set-up like [`set_up`], with more variables.
+fn set_up_with(refusals: usize, variables: &[(&str, &str)]) -> (Output, String) {
     let folder = tempfile::tempdir().unwrap();
     let install = |name: &str, text: &str| install(folder.path(), name, text);
     install("gcloud", GOOGLE);
@@ -83,6 +88,7 @@ fn set_up(refusals: usize) -> (Output, String) {
     install("sleep", "#!/bin/sh\n");
     let path = std::env::var("PATH").unwrap();
     let calls = folder.path().join("calls");
+    std::fs::write(&calls, "").unwrap();
     let output = Command::new("bash")
         .arg(root().join("deploy/gcp.sh"))
         .env("PATH", format!("{}:{path}", folder.path().display()))
@@ -90,6 +96,8 @@ fn set_up(refusals: usize) -> (Output, String) {
         .env("REFUSALS", refusals.to_string())
         .envs([("PROJECT", "p"), ("REGION", "europe-west1"), ("BUCKET", "b")])
         .envs([("DEAD_LETTER_BUCKET", "d"), ("NODE_ACCOUNT", "nodes@p")])
+        .env_remove("WITH_POSTGRES")
+        .envs(variables.iter().copied())
         .output()
         .unwrap();
     (output, std::fs::read_to_string(calls).unwrap())
@@ -142,4 +150,58 @@ fn the_set_up_gives_up_where_a_binding_is_always_refused() {
     assert!(!output.status.success());
     let tries = calls.lines().filter(|call| call.contains("add-iam-policy-binding")).count();
     assert_eq!(tries, 8, "the first binding ends it");
+}
+
+#[test]
+fn postgres_gets_its_subscription_and_account_only_if_asked_for() {
+    let (_, without) = set_up(0);
+    let (output, with) = set_up_with(0, &[("WITH_POSTGRES", "1")]);
+
+    assert!(!without.contains("postgres"), "{without}");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let account = "dataflow-postgres@p.iam.gserviceaccount.com";
+    let member = format!("--member serviceAccount:{account}");
+    for call in [
+        "subscriptions create postgres --topic enriched --ack-deadline 60".to_owned(),
+        "service-accounts create dataflow-postgres".to_owned(),
+        format!(
+            "service-accounts add-iam-policy-binding {account} --role roles/iam.workloadIdentityUser"
+        ),
+        format!(
+            "subscriptions add-iam-policy-binding postgres {member} --role roles/pubsub.subscriber"
+        ),
+        format!(
+            "subscriptions add-iam-policy-binding postgres {member} --role roles/pubsub.viewer"
+        ),
+        format!(
+            "topics add-iam-policy-binding dead-letters {member} --role roles/pubsub.publisher"
+        ),
+        format!(
+            "subscriptions add-iam-policy-binding dead-letters {member} --role roles/pubsub.viewer"
+        ),
+        format!(
+            "buckets add-iam-policy-binding gs://d {member} --role roles/storage.objectCreator"
+        ),
+        "subscriptions add-iam-policy-binding postgres --member \
+         serviceAccount:dataflow-enrich@p.iam.gserviceaccount.com --role roles/pubsub.viewer"
+            .to_owned(),
+    ] {
+        assert!(with.contains(&call), "{call}");
+    }
+    let mut rest: Vec<_> = with.lines().filter(|call| !call.contains("postgres")).collect();
+    let mut all: Vec<_> = without.lines().collect();
+    rest.sort_unstable();
+    all.sort_unstable();
+    assert_eq!(rest, all, "nothing else differs");
+}
+
+#[test]
+fn the_set_up_refuses_a_wish_that_it_does_not_understand() {
+    let (output, calls) = set_up_with(0, &[("WITH_POSTGRES", "yes")]);
+
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("WITH_POSTGRES must be 1 or 0, is yes")
+    );
+    assert_eq!(calls, "", "nothing is done");
 }

@@ -1,11 +1,12 @@
-//! Tests of dashboards and alerts on a real Prometheus that scrapes the four running services.
+//! Tests of dashboards and alerts on a real Prometheus that scrapes the running services.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::Stdio;
 use std::time::Duration;
 
-use e2e::names::SERVICES;
+use e2e::names::{ENRICHED, SERVICES};
+use e2e::postgres::Postgres;
 use e2e::process::Process;
 use e2e::process::free_port;
 use serde_json::Value;
@@ -33,10 +34,24 @@ impl Prometheus {
         std::fs::copy(monitoring.join("alerts.yml"), folder.join("alerts.yml")).unwrap();
         let mut config = std::fs::read_to_string(monitoring.join("prometheus.yml")).unwrap();
         config = config.replace("_interval: 5s", "_interval: 200ms");
+        let mut targets = String::from("static_configs:\n");
         for (name, service) in services {
             let address = service.url().replace("http://", "");
             config = config.replace(&format!("{name}:8080"), &address);
+            if !SERVICES.contains(name) {
+                // No name server tells their addresses here.
+                let target = format!("targets: [\"{address}\"], labels: {{ service: {name} }}");
+                targets.push_str(&format!("      - {{ {target} }}\n"));
+            }
         }
+        assert!(config.contains("names: [postgres, query]"), "they are found by their names");
+        config = config.replace("static_configs:\n", &targets);
+        let is_lookup = |line: &&str| line.contains("dns_sd_configs") || line.contains("names: [");
+        config = config
+            .lines()
+            .filter(|line| !is_lookup(line))
+            .map(|line| format!("{line}\n"))
+            .collect();
         let file = folder.join("prometheus.yml");
         std::fs::write(&file, config).unwrap();
 
@@ -81,15 +96,40 @@ fn expressions() -> Vec<String> {
     expressions
 }
 
-async fn start_services(env: &FlowEnv) -> BTreeMap<&'static str, Process> {
+/// Starts PostgreSQL with the login of the examples, and the subscription of the service postgres.
+async fn start_database(env: &FlowEnv) -> Postgres {
+    let server = Postgres::start().await.unwrap();
+    server.run("CREATE ROLE dataflow LOGIN").await.unwrap();
+    server.run("CREATE DATABASE dataflow OWNER dataflow").await.unwrap();
+    env.cloud.create_subscription("postgres", ENRICHED).await.unwrap();
+    server
+}
+
+async fn start_services(
+    env: &FlowEnv,
+    database: &Postgres,
+    query_port: u16,
+) -> BTreeMap<&'static str, Process> {
     let mut services = BTreeMap::new();
-    for name in SERVICES {
+    for name in SERVICES.into_iter().chain(["postgres", "query"]) {
         let config = root().join("services").join(name).join("example.yaml");
         let (log, port) = (env.folder.path().join("log"), free_port().unwrap());
-        let mut variables = env.variables(name);
-        variables.push(("DATAFLOW__PIPELINE__BATCH__MAX_AGE", "100ms".into()));
+        let mut variables = match name {
+            "query" => vec![("DATAFLOW__API__PORT", query_port.to_string())],
+            _ => env.variables(name),
+        };
+        if name != "query" {
+            variables.push(("DATAFLOW__PIPELINE__BATCH__MAX_AGE", "100ms".into()));
+        }
         if name == "enrich" {
             variables.push(("DATAFLOW__ADMIN__PORT", free_port().unwrap().to_string()));
+        }
+        if matches!(name, "postgres" | "query") {
+            variables.extend([
+                ("DATAFLOW__POSTGRES__HOST", "127.0.0.1".into()),
+                ("DATAFLOW__POSTGRES__PORT", database.port().to_string()),
+                ("DATAFLOW__POSTGRES__SSLMODE", "disable".into()),
+            ]);
         }
         services.insert(name, Process::start_with(name, &config, port, &log, &variables).unwrap());
     }
@@ -102,7 +142,8 @@ async fn start_services(env: &FlowEnv) -> BTreeMap<&'static str, Process> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_panel_shows_what_running_services_export() {
     let mut env = FlowEnv::with_resources().await;
-    let mut services = start_services(&env).await;
+    let (database, query_port) = (start_database(&env).await, free_port().unwrap());
+    let mut services = start_services(&env, &database, query_port).await;
     let Some(prometheus) = Prometheus::start(&env, &services) else { return };
     let mut device = Device::new(env.broker.port());
 
@@ -112,6 +153,8 @@ async fn every_panel_shows_what_running_services_export() {
     let spoke = tokio::time::timeout(Duration::from_secs(120), async {
         while let Some(expression) = silent.last() {
             device.publish("devices/device-00001/up", false, r#"{"temperature":21.5}"#).await;
+            let data = format!("http://127.0.0.1:{query_port}/data?source_id=device-00001");
+            assert_ne!(reqwest::get(data).await.unwrap().status().as_u16(), 500);
             if prometheus.tells(expression).await {
                 silent.pop();
             }

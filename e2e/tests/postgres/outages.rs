@@ -1,6 +1,12 @@
 //! Nothing is lost while the server is away, refuses, or is another one.
 
+use std::io::Write as _;
+use std::path::Path;
+
+use e2e::names::DEAD_LETTER_REPORT;
+use e2e::postgres::{Postgres as Server, USER};
 use e2e::proxy::{Link, Proxy};
+use e2e::small_disk::SmallDisk;
 use serde_json::{Value, json};
 use service::Hosted;
 
@@ -118,4 +124,80 @@ async fn an_empty_server_in_place_of_the_old_one_takes_no_rows() {
     hosted.shutdown(GRACE).await.unwrap();
 
     assert_eq!(env.rows().await, 20);
+}
+
+/// Mounts a small disk on a folder, or prints that this is not possible.
+fn small_disk(folder: &Path) -> Option<SmallDisk> {
+    let mounted = SmallDisk::mount(folder, 256 << 20);
+    if let Err(error) = &mounted {
+        // Writes to stderr directly, because the test runner captures printed output.
+        let text = format!("SKIPPED: no full disk: {error:#}\n");
+        std::io::stderr().write_all(text.as_bytes()).unwrap();
+    }
+    mounted.ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_the_table_costs_no_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = small_disk(folder.path()) else { return };
+    let env = Env::start().await;
+    env.server.add_default_tablespace(disk.folder()).await.unwrap();
+    let hosted = start(env.settings()).await;
+    env.publish(0, &payloads(1_000)).await;
+    until(async || sent(&hosted) >= 1_000).await;
+
+    disk.fill().unwrap();
+    env.publish(1_000, &payloads(2_000)).await;
+    until(async || reason(&hosted).contains("SQLSTATE 53100")).await;
+    assert!(sent(&hosted) < 3_000, "nothing is acknowledged that has no room");
+    disk.make_room().unwrap();
+    until(async || sent(&hosted) >= 3_000 && hosted.health().is_ready()).await;
+    hosted.shutdown(GRACE).await.unwrap();
+
+    assert_eq!(env.rows().await, 3_000);
+    let letters = env.cloud.pull(&env.cloud.name(DEAD_LETTER_REPORT)).await.unwrap();
+    assert!(letters.is_empty(), "a full disk is the fault of no row");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_that_ends_the_server_costs_no_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = small_disk(folder.path()) else { return };
+    // The log of the server is on the small disk. Without room for it, the server ends with a panic.
+    let place = disk.folder().to_owned();
+    let server = Server::start_with(&["max_wal_size=64MB"], |data| {
+        let (log, moved) = (data.join("pg_wal"), place.join("pg_wal"));
+        for of in [&log, &log.join("archive_status")] {
+            std::fs::create_dir(place.join(of.strip_prefix(data)?))?;
+        }
+        for file in std::fs::read_dir(&log)? {
+            let file = file?;
+            if file.file_type()?.is_file() {
+                std::fs::copy(file.path(), moved.join(file.file_name()))?;
+            }
+        }
+        std::fs::remove_dir_all(&log)?;
+        std::os::unix::fs::symlink(&moved, &log)?;
+        let chown = std::process::Command::new("chown").args(["-R", USER]).arg(&place).status()?;
+        anyhow::ensure!(chown.success(), "chown: {chown}");
+        Ok(())
+    });
+    let mut env = Env::start_with(server.await.unwrap()).await;
+    let hosted = start(env.settings()).await;
+    env.publish(0, &payloads(1_000)).await;
+    until(async || sent(&hosted) >= 1_000).await;
+
+    disk.fill().unwrap();
+    env.publish(1_000, &payloads(1_000)).await;
+    // More than the last file of the log can take.
+    let filler = "CREATE TABLE filler AS SELECT repeat('x', 1000) FROM generate_series(1, 100000)";
+    env.server.run(filler).await.unwrap_err();
+    disk.make_room().unwrap();
+    env.server.kill().await.unwrap();
+    env.server.start_again().await.unwrap();
+    until(async || sent(&hosted) >= 2_000 && hosted.health().is_ready()).await;
+    hosted.shutdown(GRACE).await.unwrap();
+
+    assert_eq!(env.rows().await, 2_000);
 }

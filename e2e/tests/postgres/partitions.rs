@@ -112,3 +112,92 @@ async fn partitions_of_others_are_left_alone() {
 
     assert!(is_there(-60).await);
 }
+
+/// Settings of a table with partitions, which exists.
+async fn partitioned(env: &Env) -> postgres::config::Settings {
+    let mut settings = env.settings();
+    settings.table.partition_by_day = Some(DayPartitions { days_ahead: 1, keep_days: None });
+    start(settings.clone()).await.shutdown(GRACE).await.unwrap();
+    settings
+}
+
+/// Inserts rows of the day five days ago. Their ids are numbers from 1 on.
+async fn insert_old_rows(env: &Env, rows: u32) {
+    let insert = format!(
+        "INSERT INTO {TABLE} (ingest_id, message_id, publish_time) SELECT n::text, repeat('x', 100), \
+         date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' - interval '4 days 12 hours' \
+         FROM generate_series(1, {rows}) AS n"
+    );
+    env.server.run(&insert).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_with_many_rows_moves_and_nothing_that_changes_meanwhile_is_lost() {
+    const ROWS: u32 = 150_000;
+    let env = Env::start().await;
+    let settings = partitioned(&env).await;
+    insert_old_rows(&env, ROWS).await;
+    let partition = format!("{TABLE}_{}", suffix(-5));
+    let count = async |of: &str| {
+        env.server.count(&format!("SELECT count(*) FROM {of}")).await.unwrap_or_default()
+    };
+    let others = env.server.client().await.unwrap();
+    // The copy may be made, and the partition not attached.
+    let lock = format!("BEGIN; LOCK TABLE {TABLE}_default IN SHARE MODE");
+    others.batch_execute(&lock).await.unwrap();
+
+    let hosted = start(settings).await;
+    until(async || count(&partition).await == i64::from(ROWS)).await;
+    assert_eq!(count(TABLE).await, i64::from(ROWS), "readers see each row once");
+    others
+        .batch_execute(&format!(
+            "INSERT INTO {TABLE}_default (ingest_id, publish_time)
+                 SELECT 'new', publish_time FROM {TABLE}_default WHERE ingest_id = '1';
+             DELETE FROM {TABLE}_default WHERE ingest_id = '1';
+             UPDATE {TABLE}_default SET message_id = 'changed' WHERE ingest_id = '2';
+             COMMIT"
+        ))
+        .await
+        .unwrap();
+    until(async || count(&format!("{TABLE}_default")).await == 0).await;
+    hosted.shutdown(GRACE).await.unwrap();
+
+    assert_eq!(count(TABLE).await, i64::from(ROWS));
+    let told =
+        "SELECT ingest_id FROM readings WHERE ingest_id IN ('1', 'new') OR message_id = 'changed'";
+    let told = env.server.rows(&format!("{told} ORDER BY 1")).await.unwrap();
+    assert_eq!(told, [json!({ "ingest_id": "2" }), json!({ "ingest_id": "new" })]);
+    let checks = format!(
+        "SELECT count(*) FROM pg_constraint WHERE conrelid = '{partition}'::regclass AND contype = 'c'"
+    );
+    assert_eq!(env.server.count(&checks).await.unwrap(), 0, "it is like the other partitions");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_left_is_removed_and_a_table_of_somebody_else_stays() {
+    let env = Env::start().await;
+    let settings = partitioned(&env).await;
+    insert_old_rows(&env, 1).await;
+    let partition = format!("{TABLE}_{}", suffix(-5));
+    env.server.run(&format!("CREATE TABLE {partition} (strange text)")).await.unwrap();
+
+    let failed = |hosted: &service::Hosted| {
+        let metrics = e2e::metrics::Metrics::parse(&hosted.metrics().unwrap());
+        metrics.count("dataflow_postgres_failed_partition_changes_total")
+    };
+    let hosted = start(settings.clone()).await;
+    until(async || failed(&hosted) > 0).await;
+    hosted.shutdown(GRACE).await.unwrap();
+    let strange = format!("SELECT count(strange) FROM {partition}");
+    assert_eq!(env.server.count(&strange).await.unwrap(), 0, "it is there");
+
+    let mark = format!("COMMENT ON TABLE {partition} IS 'dataflow: rows are copied here'");
+    env.server.run(&mark).await.unwrap();
+    let hosted = start(settings).await;
+    let moved = format!("SELECT count(ingest_id) FROM {partition}");
+    until(async || env.server.count(&moved).await.is_ok_and(|rows| rows == 1)).await;
+    assert_eq!(failed(&hosted), 0);
+    hosted.shutdown(GRACE).await.unwrap();
+
+    assert_eq!(env.rows().await, 1);
+}

@@ -7,7 +7,7 @@ use postgres::Postgres;
 use postgres::config::Settings;
 use postgresql::SslMode;
 use rows::column::{Column, Kind};
-use serde_json::json;
+use serde_json::{Value, json};
 use service::Service as _;
 
 use crate::env::{Env, GRACE, TABLE, sent, start, until};
@@ -87,6 +87,93 @@ async fn the_plan_shows_the_statements_and_changes_nothing() {
     assert!(table["detail"].as_str().unwrap().contains("ADD COLUMN \"number\" bigint"), "{table}");
 }
 
+/// Returns the last dependency of the plan, which is the table.
+async fn planned(settings: &Settings) -> Value {
+    let plan = Postgres::new(settings.clone()).preflight().await.unwrap();
+    serde_json::to_value(plan.last().unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plan_promises_nothing_that_the_login_may_not_do() {
+    let env = Env::start().await;
+    let mut settings = env.settings();
+    env.server.run("CREATE ROLE writer LOGIN; CREATE SCHEMA data").await.unwrap();
+    settings.postgres.user = "writer".into();
+    let told = async |settings: &Settings, state: &str, detail: &str| {
+        let table = planned(settings).await;
+        assert_eq!(table["state"], state, "{table}");
+        assert!(table["detail"].as_str().unwrap_or_default().contains(detail), "{table}");
+    };
+
+    settings.table.schema = "nowhere".into();
+    told(&settings, "missing", "there is no schema nowhere (table.schema)").await;
+    settings.table.schema = "data".into();
+    told(&settings, "denied", r#"GRANT USAGE ON SCHEMA "data" TO "writer""#).await;
+    env.server.run("GRANT USAGE ON SCHEMA data TO writer").await.unwrap();
+    told(&settings, "denied", r#"GRANT CREATE ON SCHEMA "data" TO "writer""#).await;
+    let mut admin = settings.clone();
+    admin.postgres.user = e2e::postgres::USER.into();
+    start(admin).await.shutdown(GRACE).await.unwrap();
+    told(&settings, "denied", "writer lacks INSERT and SELECT").await;
+    env.server.run("GRANT INSERT, SELECT ON data.readings TO writer").await.unwrap();
+    assert_eq!(planned(&settings).await["state"], "ready");
+    settings.table.columns = vec![Column::new("number", Kind::Int64)];
+    told(&settings, "denied", "writer does not own it").await;
+    env.server.run("ALTER TABLE data.readings OWNER TO writer").await.unwrap();
+    told(&settings, "will_create", "ADD COLUMN").await;
+    env.server
+        .run("DROP TABLE data.readings; GRANT CREATE ON SCHEMA data TO writer")
+        .await
+        .unwrap();
+    told(&settings, "will_create", "CREATE TABLE").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_fails_names_the_setting_and_its_right_value() {
+    let env = Env::start().await;
+    env.server.run("CREATE ROLE reader LOGIN; ALTER ROLE reader CONNECTION LIMIT 0").await.unwrap();
+    let standby =
+        Server::start_with(&["default_transaction_read_only=on"], |_| Ok(())).await.unwrap();
+    let free = e2e::process::free_port().unwrap();
+    type Change<'a> = &'a dyn Fn(&mut Settings);
+    let cases: [(Change<'_>, &str); 6] = [
+        (
+            &|settings| settings.postgres.port = free,
+            "check postgres.host and postgres.port: nobody",
+        ),
+        (&|settings| settings.postgres.host = "/nowhere".into(), "check postgres.host: a path"),
+        (
+            &|settings| settings.postgres.sslmode = SslMode::VerifyFull,
+            "check postgres.sslmode: verify-full",
+        ),
+        (
+            &|settings| settings.postgres.user = "nobody".into(),
+            "check postgres.user: the server must",
+        ),
+        (
+            &|settings| settings.postgres.database = "none".into(),
+            "check postgres.database: the server",
+        ),
+        (
+            &|settings| settings.postgres.port = standby.port(),
+            "check postgres.host: this server takes no",
+        ),
+    ];
+    for (change, advice) in cases {
+        let mut settings = env.settings();
+        change(&mut settings);
+        let table = planned(&settings).await;
+        assert!(table["detail"].as_str().unwrap().contains(advice), "{advice}: {table}");
+    }
+    let mut settings = env.settings();
+    settings.postgres.user = "reader".into();
+    let table = planned(&settings).await;
+    assert!(
+        table["detail"].as_str().unwrap().contains("check postgres.max_connections"),
+        "{table}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_hosts_the_one_that_takes_writes_is_used() {
     let standby =
@@ -164,13 +251,13 @@ async fn the_server_proves_its_name_and_the_client_its_own() {
     let mut stranger = settings.clone();
     stranger.postgres.tls.ca_file = Some(files.path().join("stranger.pem"));
     let told = state(&stranger).await;
-    assert!(told.contains("unreachable") && told.contains("certificate"), "{told}");
+    assert!(told.contains("unreachable") && told.contains("postgres.tls.ca_file"), "{told}");
     let mut other_name = settings.clone();
     other_name.postgres.host = "localhost".into();
     let told = state(&other_name).await;
-    assert!(told.contains("unreachable") && told.contains("certificate"), "{told}");
+    assert!(told.contains("unreachable") && told.contains("check postgres.host"), "{told}");
     let mut without = settings;
     without.postgres.tls.client_cert_file = None;
     without.postgres.tls.client_key_file = None;
-    assert!(state(&without).await.contains("unreachable"));
+    assert!(state(&without).await.contains("postgres.tls.client_cert_file"));
 }

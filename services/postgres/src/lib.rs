@@ -12,6 +12,7 @@ mod limits;
 pub mod metrics;
 mod partitions;
 pub mod response;
+mod rights;
 pub mod sink;
 pub mod sql_type;
 pub mod statements;
@@ -98,12 +99,12 @@ impl<R: Rows> Service for Postgres<R> {
             service: Self::NAME,
             source: opened.source,
             transform: ToRow::new(rows, columns, settings.table.full_name(), settings.input),
-            sink: Sink::new(database.clone(), Arc::clone(&statements), metrics),
+            sink: Sink::new(database.clone(), Arc::clone(&statements), metrics.clone()),
             dead_letters: opened.dead_letters,
             limits: settings.pipeline,
             metrics: counts,
         };
-        if let Some(partitions) = Partitions::new(database, statements) {
+        if let Some(partitions) = Partitions::new(database, statements, metrics) {
             watchers.spawn(partitions.maintain());
         }
         Ok(Running::new(watchers).start(pipeline, health))

@@ -2,8 +2,10 @@
 //!
 //! Rows of a day without a partition are in the default partition, so no write ever waits for a new
 //! partition. A pass makes the partitions of the next days, and of days that have rows in the default
-//! partition, and moves those rows. Rows of the distant future stay there: a wrong clock makes no
-//! partitions.
+//! partition, and moves those rows ([`moving`]). Rows of the distant future stay there: a
+//! wrong clock makes no partitions.
+
+mod moving;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,14 +18,19 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 use tracing::{info, warn};
 
+use self::moving::Moving;
+
 use crate::config::DayPartitions;
 use crate::day;
+use crate::metrics::Metrics;
 use crate::statements::{Statements, TIME};
 
 /// Pause between two passes.
 const INTERVAL: Duration = Duration::from_secs(600);
-/// Time limit of a pass.
-const TIMEOUT: Duration = Duration::from_secs(300);
+/// Pause after a pass that failed. The cause is often a lock that somebody else held.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// Time limit of one change. The server ends statements a little earlier.
+const TIMEOUT: Duration = Duration::from_secs(330);
 /// Most days with rows in the default partition that one pass makes partitions for.
 const MOST_DAYS: i64 = 32;
 /// Limits of a change. Writers wait behind us while we wait for a lock. Many rows take a while.
@@ -34,36 +41,39 @@ const LOCK: i32 = 0x6461_7973;
 /// Asks for the names and the bounds of a table's partitions.
 const PARTITIONS: &str = "SELECT c.relname::text, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
      WHERE i.inhparent = to_regclass($1)";
-/// Asks for the columns of a table that can be written.
-const COLUMNS: &str = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) \
-     AND attnum > 0 AND NOT attisdropped AND attgenerated::text = '' ORDER BY attnum";
 
 /// Maintenance of the partitions of one table.
 pub(crate) struct Partitions {
     database: Database,
     statements: Arc<Statements>,
     settings: DayPartitions,
+    metrics: Metrics,
 }
 
 impl Partitions {
     /// Creates the maintenance, if the table has partitions.
-    pub(crate) fn new(database: Database, statements: Arc<Statements>) -> Option<Self> {
+    pub(crate) fn new(
+        database: Database,
+        statements: Arc<Statements>,
+        metrics: Metrics,
+    ) -> Option<Self> {
         let settings = statements.table.partition_by_day.clone()?;
-        Some(Self { database, statements, settings })
+        Some(Self { database, statements, settings, metrics })
     }
 
     /// Makes and drops partitions. Never returns.
     pub(crate) async fn maintain(self) {
         loop {
             let today = OffsetDateTime::now_utc().date();
-            let passed = timeout(TIMEOUT, self.pass(today)).await;
-            let silent = |_| Err(format!("PostgreSQL does not answer within {TIMEOUT:?}"));
-            if let Err(why) = passed.unwrap_or_else(silent) {
+            if let Err(why) = self.pass(today).await {
                 let table = self.statements.table.full_name();
                 warn!(
                     table,
                     why, "partitions were not made or dropped; rows are in the default one"
                 );
+                self.metrics.failed_partition_changes.inc();
+                sleep(RETRY_INTERVAL).await;
+                continue;
             }
             sleep(INTERVAL).await;
         }
@@ -75,29 +85,23 @@ impl Partitions {
             self.database.connection().await.map_err(|error| format!("{error:#}"))?;
         let name = self.statements.table.quoted();
         // The lock lasts as long as the session, so it is given back in any case.
-        let turn = connection
-            .query_one("SELECT pg_try_advisory_lock($1, hashtext($2))", &[&LOCK, &name])
-            .await;
-        if !turn.map_err(|error| describe(&error))?.get::<_, bool>(0) {
+        let lock = "SELECT pg_try_advisory_lock($1, hashtext($2))";
+        let turn = limited(connection.query_one(lock, &[&LOCK, &name])).await?;
+        if !turn.get::<_, bool>(0) {
             connection.done();
             return Ok(());
         }
         let passed = self.make_and_drop(&mut connection, today).await;
-        let unlock = connection
-            .execute("SELECT pg_advisory_unlock($1, hashtext($2))", &[&LOCK, &name])
-            .await;
-        passed.and(unlock.map(drop)).map_err(|error| describe(&error))?;
+        let unlock = "SELECT pg_advisory_unlock($1, hashtext($2))";
+        let unlocked = limited(connection.execute(unlock, &[&LOCK, &name])).await;
+        passed.and(unlocked.map(drop))?;
         connection.done();
         Ok(())
     }
 
-    async fn make_and_drop(
-        &self,
-        client: &mut Client,
-        today: Date,
-    ) -> Result<(), tokio_postgres::Error> {
+    async fn make_and_drop(&self, client: &mut Client, today: Date) -> Result<(), String> {
         let table = &self.statements.table;
-        let names = client.query(PARTITIONS, &[&table.quoted()]).await?;
+        let names = limited(client.query(PARTITIONS, &[&table.quoted()])).await?;
         // Partitions that somebody else made have other names, or other bounds. They are left alone.
         let ours = names.iter().filter_map(|row| {
             let day = table.day_of(row.get(0))?;
@@ -111,9 +115,10 @@ impl Partitions {
         let mut wanted: BTreeSet<Date> =
             (0..=i64::from(self.settings.days_ahead)).map(|days| day::after(today, days)).collect();
         wanted.extend(self.days_in_default(client, oldest, last).await?);
-        // One day that fails does not hold up the others.
-        for day in wanted.difference(&there) {
-            match self.make(client, *day).await {
+        // One day that fails does not hold up the others. Those that rows are written to come first.
+        let missing: Vec<_> = wanted.difference(&there).collect();
+        for day in missing.into_iter().rev() {
+            match Moving::new(table, *day).make(client).await {
                 Ok(()) => info!(table = table.full_name(), day = %day, "made a partition"),
                 Err(error) => failures.push(error),
             }
@@ -147,7 +152,7 @@ impl Partitions {
         client: &Client,
         oldest: Option<Date>,
         last: Date,
-    ) -> Result<Vec<Date>, tokio_postgres::Error> {
+    ) -> Result<Vec<Date>, String> {
         let (time, default) = (quoted(TIME), self.statements.table.default_partition());
         let end = day::start(day::after(last, 1));
         let from =
@@ -156,43 +161,32 @@ impl Partitions {
             "SELECT DISTINCT to_char({time} AT TIME ZONE 'UTC', 'YYYYMMDD') FROM ONLY {default} \
              WHERE {time} < '{end}'{from} AND {time} >= '1900-01-01 00:00:00+00' LIMIT {MOST_DAYS}"
         );
-        let days = client.query(&query, &[]).await?;
+        let days = limited(client.query(&query, &[])).await?;
         Ok(days.iter().filter_map(|row| day::parse(row.get(0))).collect())
-    }
-
-    /// Makes the partition of a day, and moves the day's rows into it.
-    async fn make(&self, client: &mut Client, day: Date) -> Result<(), tokio_postgres::Error> {
-        let table = &self.statements.table;
-        let (parent, partition) = (table.quoted(), table.partition(day));
-        let (default, time) = (table.default_partition(), quoted(TIME));
-        let (from, to) = (day::start(day), day::start(day::after(day, 1)));
-        let names = client.query(COLUMNS, &[&default]).await?;
-        let names: Vec<_> = names.iter().map(|row| quoted(row.get(0))).collect();
-        let names = names.join(", ");
-        let bounds = day::bounds(day);
-        // Without the lock, a row of this day could arrive in the default partition meanwhile.
-        let make = format!(
-            "LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE;
-             CREATE TABLE {partition}
-                 (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED);
-             WITH moved AS (
-                 DELETE FROM ONLY {default} WHERE {time} >= '{from}' AND {time} < '{to}' RETURNING {names}
-             ) INSERT INTO {partition} ({names}) SELECT {names} FROM moved;
-             ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES {bounds}"
-        );
-        change(client, &make).await
     }
 }
 
 /// Runs statements in a transaction of their own.
-async fn change(client: &mut Client, statements: &str) -> Result<(), tokio_postgres::Error> {
-    let transaction = client.transaction().await?;
-    transaction.batch_execute(LIMITS).await?;
-    transaction.batch_execute(statements).await?;
-    transaction.commit().await
+async fn change(client: &mut Client, statements: &str) -> Result<(), String> {
+    limited(async {
+        let transaction = client.transaction().await?;
+        transaction.batch_execute(LIMITS).await?;
+        transaction.batch_execute(statements).await?;
+        transaction.commit().await
+    })
+    .await
+}
+
+/// Waits for an answer, and not for a server that has gone.
+async fn limited<T>(
+    answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, String> {
+    let silent = |_| Err(format!("PostgreSQL does not answer within {TIMEOUT:?}"));
+    let answered = timeout(TIMEOUT, async { answer.await.map_err(|error| describe(&error)) });
+    answered.await.unwrap_or_else(silent)
 }
 
 /// Returns the first failure.
-fn first(failures: Vec<tokio_postgres::Error>) -> Result<(), tokio_postgres::Error> {
+fn first(failures: Vec<String>) -> Result<(), String> {
     failures.into_iter().next().map_or(Ok(()), Err)
 }

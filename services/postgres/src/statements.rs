@@ -61,6 +61,12 @@ impl Statements {
         self.key().contains(&column.name.as_str()) || column.name == TIME
     }
 
+    /// Returns the statement that writes rows. It has an array for each column.
+    #[must_use]
+    pub fn insert(&self) -> &str {
+        &self.insert
+    }
+
     /// Returns the statements that create the table with its indexes.
     #[must_use]
     pub fn create(&self) -> Vec<String> {

@@ -13,6 +13,7 @@ use tokio_postgres::Row;
 use tracing::info;
 
 use crate::response::{self, Response};
+use crate::rights::Rights;
 use crate::statements::{Statements, TIME};
 
 /// Time limit of one check of the table, including what it creates.
@@ -37,9 +38,6 @@ const KEYS: &str = "SELECT array_agg(a.attname::text) FROM pg_index i JOIN pg_at
      ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) \
      WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indimmediate \
      AND i.indpred IS NULL AND i.indexprs IS NULL GROUP BY i.indexrelid";
-/// Asks for the rights that writing needs. `ON CONFLICT` reads the key.
-const RIGHTS: &str = "SELECT has_table_privilege(to_regclass($1), 'INSERT') \
-     AND has_table_privilege(to_regclass($1), 'SELECT')";
 
 /// Table that rows are written to.
 #[derive(Clone)]
@@ -148,29 +146,36 @@ impl Table {
 
     async fn state(&self) -> Result<State, Fault> {
         let connection = self.connect().await?;
-        let state = match self.look(&connection).await? {
-            None if self.statements.table.create => {
-                let statements = self.statements.create().join(";\n");
-                State::WillCreate(format!("the service creates it at its start:\n{statements};"))
-            }
-            None => State::Missing("it does not exist, and table.create is off".into()),
-            Some(found) => {
-                let missing = self.compare(&found)?;
-                let rights = connection.query_one(RIGHTS, &[&self.statements.table.quoted()]).await;
-                let may: bool = rights.map_err(|error| fault(&error))?.get(0);
-                match missing[..] {
-                    _ if !may => State::Denied("we lack INSERT and SELECT on it".into()),
-                    [] => State::Ready,
-                    _ => {
-                        let statements = self.additions(&missing).join(";\n");
-                        let text = "the service adds columns at its start:\n";
-                        State::WillCreate(format!("{text}{statements};"))
-                    }
-                }
-            }
+        let rights = Rights::read(&connection, &self.statements.table).await;
+        let rights = rights.map_err(|error| fault(&error))?;
+        let obstacle = rights.obstacle(&self.statements.table);
+        let state = match obstacle {
+            Some(state) => state,
+            None => self.state_with(&rights, self.look(&connection).await?)?,
         };
         connection.done();
         Ok(state)
+    }
+
+    fn state_with(&self, rights: &Rights, found: Option<Found>) -> Result<State, Fault> {
+        let Some(found) = found else {
+            if !self.statements.table.create {
+                return Ok(State::Missing("it does not exist, and table.create is off".into()));
+            }
+            let statements = self.statements.create().join(";\n");
+            let text = format!("the service creates it at its start:\n{statements};");
+            return Ok(rights.to_create().unwrap_or(State::WillCreate(text)));
+        };
+        let missing = self.compare(&found)?;
+        if let Some(state) = rights.to_write() {
+            return Ok(state);
+        }
+        if missing.is_empty() {
+            return Ok(State::Ready);
+        }
+        let statements = self.additions(&missing).join(";\n");
+        let text = format!("the service adds columns at its start:\n{statements};");
+        Ok(rights.to_extend().unwrap_or(State::WillCreate(text)))
     }
 
     async fn check_again(&self) -> Result<(), Fault> {

@@ -6,7 +6,7 @@ use message::envelope::Input;
 use message::{Envelope, Message};
 use pipeline::{Error, Recovery, Step, Transform};
 use rows::cell::{Cell, unfilled};
-use rows::column::Column;
+use rows::column::{Column, Kind};
 use rows::{Rows, fitting, id_of, name_table, reasons};
 
 /// A row on its way to the table: a cell for each column.
@@ -57,15 +57,27 @@ impl<R: Rows> Transform for ToRow<R> {
 
 /// Returns the name of the first column whose text has the character U+0000.
 fn with_nul<'a>(columns: &'a [Column], cells: &[Cell]) -> Option<&'a str> {
-    columns.iter().zip(cells).find(|(_, cell)| has_nul(cell)).map(|(column, _)| &*column.name)
+    let mut cells = columns.iter().zip(cells);
+    cells.find(|(column, cell)| has_nul(column, cell)).map(|(column, _)| &*column.name)
 }
 
-fn has_nul(cell: &Cell) -> bool {
+fn has_nul(column: &Column, cell: &Cell) -> bool {
     match cell {
+        Cell::Text(text) if column.kind() == Kind::Json => escapes_nul(text),
         Cell::Text(text) => text.contains('\0'),
-        Cell::Record(cells) | Cell::List(cells) => cells.iter().any(has_nul),
+        Cell::Record(cells) => with_nul(&column.fields, cells).is_some(),
+        Cell::List(cells) => cells.iter().any(|cell| has_nul(column, cell)),
         _ => false,
     }
+}
+
+/// Returns true if JSON has the escape of U+0000 in a string. It cannot have the character itself.
+fn escapes_nul(json: &str) -> bool {
+    json.match_indices("\\u0000").any(|(at, _)| {
+        let before = json[..at].bytes().rev().take_while(|byte| *byte == b'\\').count();
+        // In pairs, backslashes stand for themselves.
+        before.is_multiple_of(2)
+    })
 }
 
 #[cfg(test)]
@@ -88,12 +100,17 @@ mod tests {
     async fn a_row_that_postgresql_cannot_hold_is_refused_with_its_column() {
         let name = Column::new("name", Kind::String);
         let names = Column::new("names", Kind::String).with_mode(Mode::Repeated);
+        let json = Column::new("data", Kind::Json);
+        let record = Column::record("of", vec![name.clone()]);
         let default = Column { default: Some("GENERATE_UUID()".into()), ..name.clone() };
         for (column, data, told) in [
             (name.clone(), r#"{"name":"a\u0000b"}"#, "column name: PostgreSQL's text"),
             (names, r#"{"names":["a","\u0000"]}"#, "column names: PostgreSQL's text"),
             (default.with_mode(Mode::Required), "{}", "column name: expected a value"),
             (name.clone(), r#"{"name":{}}"#, "column name"),
+            (json.clone(), r#"{"data":{"a\u0000b":1}}"#, "column data: PostgreSQL's text"),
+            (json.clone(), r#"{"data":["\\\\\u0000"]}"#, "column data: PostgreSQL's text"),
+            (record, r#"{"of":{"name":"\u0000"}}"#, "column of: PostgreSQL's text"),
         ] {
             let error = made(&[column], data).await.unwrap_err();
             let detail = error.detail();
@@ -102,5 +119,8 @@ mod tests {
             assert!(matches!(error.recovery(), Recovery::Reject(_)), "{detail}");
         }
         assert_eq!(made(&[name], r#"{"name":"a"}"#).await.unwrap(), [Cell::Text("a".into())]);
+        // A backslash before text that only looks like the escape.
+        let text = r#"{"data":"\\u0000"}"#;
+        assert_eq!(made(&[json], text).await.unwrap(), [Cell::Text(r#""\\u0000""#.into())]);
     }
 }

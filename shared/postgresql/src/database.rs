@@ -17,6 +17,7 @@ use tokio_postgres::{Client, NoTls, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
+use crate::advice::advised;
 use crate::error::describe;
 use crate::server::{Server, SslMode};
 
@@ -157,7 +158,10 @@ impl managed::Manager for Connector {
             let login = timeout(LOGIN_TIMEOUT, self.login(host, port)).await;
             match login.unwrap_or_else(silent) {
                 Ok(session) => return Ok(session),
-                Err(why) => failures.push(format!("{host}:{port}: {why}")),
+                Err(why) => {
+                    let why = advised(why, self.server.sslmode);
+                    failures.push(format!("{host}:{port}: {why}"));
+                }
             }
         }
         Err(failures.join("; "))

@@ -3,6 +3,7 @@
 //! [`Server`] is the section of the settings. [`Database`] is a pool of connections. [`identifier`]
 //! makes names safe in SQL, and [`describe`] puts an error into words.
 
+mod advice;
 mod database;
 mod error;
 pub mod identifier;

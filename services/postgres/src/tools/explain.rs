@@ -68,6 +68,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn text_that_postgresql_cannot_hold_is_refused_without_a_server() {
+        let story = settings().story(&Message::new(r#"{"other":"a\u0000b"}"#)).await.unwrap();
+
+        assert_eq!(story["reason"], "row_type_mismatch");
+        assert!(story["detail"].as_str().is_some_and(|detail| detail.contains("column rest")));
+    }
+
+    #[tokio::test]
     async fn a_value_that_does_not_fit_is_named() {
         let story = settings().story(&Message::new(r#"{"temperature":"warm"}"#)).await.unwrap();
 
