@@ -1,0 +1,11 @@
+//! Client of BigQuery's REST API, for every service that needs one.
+//!
+//! [`rest`] builds the client, [`RestApi`] has the calls, and [`TableName`] names a table.
+
+mod api;
+mod client;
+mod table_name;
+
+pub use api::{Failure, Refused, RestApi};
+pub use client::{EMULATOR, rest};
+pub use table_name::TableName;
