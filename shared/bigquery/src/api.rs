@@ -162,6 +162,17 @@ impl RestApi {
         path: &str,
         complete: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
     ) -> Result<Value, Failure> {
+        let body = self.send(method, path, complete).await?;
+        serde_json::from_slice(&body).map_err(|error| Failure::Unanswered(error.to_string()))
+    }
+
+    /// Sends a call, and returns the body of its answer.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        complete: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Vec<u8>, Failure> {
         let unanswered = |error: reqwest::Error| Failure::Unanswered(credentials::explain(&error));
         let request = complete(self.client.request(method, format!("{}/{path}", self.url)));
         let headers = self.access.headers().await;
@@ -172,7 +183,7 @@ impl RestApi {
         if !status.is_success() {
             return Err(Failure::Refused(Refused::new(status.as_u16(), &body)));
         }
-        serde_json::from_slice(&body).map_err(|error| Failure::Unanswered(error.to_string()))
+        Ok(body.into())
     }
 
     fn path(&self, name: &TableName) -> String {
@@ -182,7 +193,7 @@ impl RestApi {
     }
 }
 
-fn encode(id: &str) -> String {
+pub(crate) fn encode(id: &str) -> String {
     utf8_percent_encode(id, UNRESERVED).to_string()
 }
 

@@ -4,8 +4,10 @@
 
 mod api;
 mod client;
+mod query;
 mod table_name;
 
 pub use api::{Failure, Refused, RestApi};
 pub use client::{EMULATOR, rest};
+pub use query::{JobReference, QueryAnswer};
 pub use table_name::TableName;
