@@ -13,6 +13,7 @@ mod env;
 mod feed;
 mod keys;
 mod process;
+mod query;
 mod service;
 mod table;
 
@@ -54,6 +55,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Other {
     Keys(keys::KeysArgs),
+    Query(query::QueryArgs),
 }
 
 #[tokio::main]
@@ -61,11 +63,20 @@ async fn main() -> anyhow::Result<()> {
     // An error means that a provider is already installed.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let args = Args::parse();
-    if let Some(Other::Keys(args)) = &args.other {
-        if !args.no_build {
-            build()?;
+    match &args.other {
+        Some(Other::Keys(args)) => {
+            if !args.no_build {
+                build()?;
+            }
+            return keys::measure(args).await;
         }
-        return keys::measure(args).await;
+        Some(Other::Query(args)) => {
+            if !args.no_build {
+                build()?;
+            }
+            return query::measure(args).await;
+        }
+        None => {}
     }
     build()?;
     let mut rows: Vec<Row> = Vec::new();
