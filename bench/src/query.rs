@@ -134,7 +134,7 @@ pub(crate) async fn measure(args: &QueryArgs) -> anyhow::Result<()> {
     fill(&server, args).await.context("fill the table")?;
     let folder = tempfile::tempdir().context("create a folder")?;
     let port = free_port()?;
-    let process = Process::start_in(folder.path(), "query", &settings(&server, port))?;
+    let mut process = Process::start_in(folder.path(), "query", &settings(&server, port))?;
     process.ready().await.context("start query")?;
     let env = QueryEnv {
         url: format!("http://127.0.0.1:{port}/data"),

@@ -16,7 +16,7 @@ mod routes;
 pub mod store;
 mod token;
 
-use postgresql::{Database, Server, Sessions};
+use postgresql::{Server, Sessions};
 use service::health::Pauses;
 use service::tools::preflight::State;
 use service::{Context, Dependency, Running, Service};
@@ -53,8 +53,7 @@ impl Query {
             max_connections: config::CONNECTIONS,
             write: false,
         };
-        let database = Database::new(server, sessions)?;
-        Ok(PostgresTable::new(database, &self.settings.table))
+        PostgresTable::new(server, sessions, &self.settings.table)
     }
 
     async fn bigquery(&self, settings: &BigQuerySettings) -> anyhow::Result<BigQueryTable> {

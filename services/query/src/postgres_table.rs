@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt as _;
 use postgresql::identifier::quoted;
-use postgresql::{Database, describe};
+use postgresql::{Database, Server, Sessions, describe};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -18,21 +18,25 @@ use crate::store::{Failure, Page, PageBuilder, PageEnd, Store};
 #[derive(Clone)]
 pub struct PostgresTable {
     database: Database,
+    /// Connection for checks. Slow queries that take all others must not look like an outage.
+    checks: Database,
     table: TableSettings,
 }
 
 impl PostgresTable {
     /// Creates the table. It connects when it is asked.
-    #[must_use]
-    pub fn new(database: Database, table: &TableSettings) -> Self {
-        Self { database, table: table.clone() }
+    ///
+    /// # Errors
+    /// The connections cannot be set up.
+    pub fn new(server: &Server, sessions: Sessions, table: &TableSettings) -> anyhow::Result<Self> {
+        let alone = Server { max_connections: Some(1), ..server.clone() };
+        let checks = Database::new(&alone, sessions)?;
+        Ok(Self { database: Database::new(server, sessions)?, checks, table: table.clone() })
     }
-}
 
-impl Store for PostgresTable {
-    async fn page(&self, asked: &Parameters) -> Result<Page, Failure> {
+    async fn ask(&self, database: &Database, asked: &Parameters) -> Result<Page, Failure> {
         let (sql, values) = statement(&self.table, asked);
-        let connected = self.database.connection().await;
+        let connected = database.connection().await;
         let mut connection = connected.map_err(|error| Failure::Away(format!("{error:#}")))?;
         let prepared = connection.prepared(&sql).await.map_err(|error| failure(&error))?;
         let values = values.iter().map(|value| &**value as &(dyn ToSql + Sync));
@@ -52,11 +56,17 @@ impl Store for PostgresTable {
         connection.done();
         Ok(page.finish())
     }
+}
+
+impl Store for PostgresTable {
+    async fn page(&self, asked: &Parameters) -> Result<Page, Failure> {
+        self.ask(&self.database, asked).await
+    }
 
     async fn check(&self) -> Result<(), Failure> {
         // No rows: the server only looks at names and rights.
         let none = Parameters { limit: -1, source_id: Some(String::new()), ..<_>::default() };
-        self.page(&none).await.map(drop)
+        self.ask(&self.checks, &none).await.map(drop)
     }
 
     fn name(&self) -> String {

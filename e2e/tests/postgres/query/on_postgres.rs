@@ -116,3 +116,35 @@ async fn no_query_sorts_the_rows_of_a_table() {
         api.shutdown().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_queries_are_no_outage() {
+    let env = Env::start().await;
+    with_rows(&env, 1).await;
+    let slow = format!("CREATE VIEW slow AS SELECT *, pg_sleep(3600)::text AS slept FROM {TABLE}");
+    env.server.run(&slow).await.unwrap();
+    let mut settings = settings(&env, StoreKind::Postgres);
+    settings.table.name = "slow".into();
+    settings.postgres.as_mut().unwrap().max_connections = Some(2);
+    let api = Api::start_with(settings).await;
+
+    // Both connections wait for rows, and then a check is answered.
+    let sessions = async |condition: &str| {
+        let all = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dataflow-query'";
+        env.server.count(&format!("{all} AND {condition}")).await.unwrap()
+    };
+    let look = async {
+        until(async || sessions("state = 'active' AND query LIKE '%slow%'").await == 2).await;
+        let asleep = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+        let now = env.server.count(asleep).await.unwrap();
+        let later = format!("extract(epoch FROM query_start) * 1000000 > {now}");
+        until(async || sessions(&format!("state = 'idle' AND {later}")).await > 0).await;
+    };
+    tokio::select! {
+        () = look => {}
+        _ = api.get(&[]) => panic!("a slow query was answered"),
+        _ = api.get(&[]) => panic!("a slow query was answered"),
+    }
+    assert!(api.hosted.health().is_ready());
+    api.shutdown().await;
+}

@@ -48,10 +48,7 @@ async fn answers_are_as_the_description_says() {
         let [out, err] =
             [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
         assert!(output.status.success(), "{store:?}: {out}\n{err}");
-        assert!(
-            out.contains("test cases") && out.contains("passed"),
-            "it has tested nothing: {out}"
-        );
+        assert!(out.contains("Tested: 1"), "it has tested nothing: {out}");
         api.shutdown().await;
     }
 }
