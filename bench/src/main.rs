@@ -14,6 +14,7 @@ mod feed;
 mod keys;
 mod postgres;
 mod process;
+mod query;
 mod service;
 mod table;
 
@@ -56,6 +57,7 @@ struct Args {
 enum Other {
     Keys(keys::KeysArgs),
     Postgres(postgres::PostgresArgs),
+    Query(query::QueryArgs),
 }
 
 #[tokio::main]
@@ -71,6 +73,10 @@ async fn main() -> anyhow::Result<()> {
         Some(Other::Postgres(args)) => {
             build_unless(args.no_build)?;
             return postgres::measure(args).await;
+        }
+        Some(Other::Query(args)) => {
+            build_unless(args.no_build)?;
+            return query::measure(args).await;
         }
         None => build()?,
     }

@@ -174,11 +174,9 @@ fn what_waits_can_scale_replicas_too() {
     }
 }
 
-#[test]
-fn the_engine_component_adds_postgres() {
-    if tool("kubectl").is_none() {
-        return;
-    }
+/// Returns the manifests of the local overlay with the component `engine`.
+fn with_engine() -> Option<Vec<Value>> {
+    tool("kubectl")?;
     let copy = copied("deploy/kubernetes/overlays/local", |text| {
         text.replace(
             "configMapGenerator:",
@@ -188,7 +186,46 @@ fn the_engine_component_adds_postgres() {
     });
     let text = kustomized(copy.path().to_str().unwrap()).unwrap();
     validate(&text);
-    let manifests = manifests(&text);
+    Some(manifests(&text))
+}
+
+#[test]
+fn the_engine_component_adds_query() {
+    service::install_crypto();
+    let Some(manifests) = with_engine() else { return };
+
+    let example = std::fs::read_to_string(root().join("services/query/example.yaml")).unwrap();
+    assert_eq!(settings_of(&manifests, "query"), example);
+    let pod = &named(&manifests, &["Deployment"], "query")["spec"]["template"]["spec"];
+    let grace = seconds(yaml(&example)["grace_period"].as_str().unwrap());
+    assert_eq!(pod["terminationGracePeriodSeconds"].as_u64().unwrap(), grace + 2 + 5);
+    named(&manifests, &["ServiceAccount"], "query");
+    let way = named(&manifests, &["NetworkPolicy"], "query");
+    assert_eq!(way["spec"]["egress"][0]["ports"][0]["port"], 5432);
+    assert_eq!(way["spec"]["ingress"][0]["ports"][0]["port"], 8089);
+    let variables = environment(&manifests, "query").as_object().unwrap();
+    let variables = variables.iter().map(|(name, value)| {
+        let is_file = name.ends_with("_FILE");
+        // Files of a secret, which only a pod has.
+        let value = if is_file { "" } else { value.as_str().unwrap() };
+        (name.clone(), value.to_owned())
+    });
+    let file = root().join("services/query/example.yaml");
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), "k".repeat(32)).unwrap();
+    let keys = ("DATAFLOW__AUTH__API_KEYS_FILE".to_owned(), keys.path().display().to_string());
+    let variables = variables.filter(|(_, value)| !value.is_empty()).chain([keys]);
+    let settings: query::config::Settings =
+        service::settings::load(Some(&file), variables).unwrap();
+    let needed = service::Settings::memory_bytes(&settings);
+    let limit = pod["containers"][0]["resources"]["limits"]["memory"].as_str().unwrap();
+    let limit: u64 = limit.strip_suffix("Mi").unwrap().parse().unwrap();
+    assert!(needed <= limit * 1024 * 1024, "it may take {needed} bytes of {limit} MiB");
+}
+
+#[test]
+fn the_engine_component_adds_postgres() {
+    let Some(manifests) = with_engine() else { return };
 
     let example = std::fs::read_to_string(root().join("services/postgres/example.yaml")).unwrap();
     assert_eq!(settings_of(&manifests, "postgres"), example);

@@ -22,13 +22,15 @@ pub(crate) const GRACE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Subscription of the service.
 const ROWS: &str = "postgres-rows";
+/// Subscription of bigqueries, which writes the same rows.
+pub(crate) const BIGQUERY_ROWS: &str = "bigquery-rows";
 /// Table of the rows.
 pub(crate) const TABLE: &str = "public.readings";
 
 pub(crate) struct Env {
     pub(crate) server: Server,
     pub(crate) cloud: Cloud,
-    _emulator: Emulator,
+    pub(crate) emulator: Emulator,
 }
 
 impl Env {
@@ -40,10 +42,10 @@ impl Env {
         service::install_crypto();
         let emulator = Emulator::start(Options::default()).await.unwrap();
         let cloud = Cloud::embedded(&emulator.url());
-        let rows = Subscription::new(ROWS, RAW);
-        let subscriptions = [&names::SUBSCRIPTIONS[..], &[rows]].concat();
+        let rows = [ROWS, BIGQUERY_ROWS].map(|id| Subscription::new(id, RAW));
+        let subscriptions = [&names::SUBSCRIPTIONS[..], &rows].concat();
         cloud.create_resources(&subscriptions).await.unwrap();
-        Self { server, cloud, _emulator: emulator }
+        Self { server, cloud, emulator }
     }
 
     pub(crate) fn settings(&self) -> Settings {

@@ -1,5 +1,6 @@
 //! Clients of BigQuery. Both APIs use the same credentials.
 
+use bigquery::RestApi;
 use google_cloud_bigquery::client::Write;
 use pipeline::{Error, Recovery};
 use schemars::JsonSchema;
@@ -9,7 +10,6 @@ use service::renewable::Renewable;
 use service::settings::Parsed;
 use service::{Faults, cloud, credentials};
 
-use crate::api::RestApi;
 use crate::write_api::Api;
 
 /// Address of BigQuery, and the credentials for it.
@@ -34,19 +34,10 @@ pub struct Endpoint {
 /// # Errors
 /// `Stop` when there are no credentials.
 pub async fn rest(endpoint: &Endpoint) -> Result<Renewable<RestApi>, Error> {
-    let endpoint = endpoint.clone();
-    Renewable::open(move || {
-        let endpoint = endpoint.clone();
-        Box::pin(async move { RestApi::new(endpoint.access().await?) })
-    })
-    .await
+    bigquery::rest(endpoint.endpoint.as_ref(), endpoint.credentials).await
 }
 
 impl Endpoint {
-    async fn access(&self) -> Result<Access, Error> {
-        Access::find(self.endpoint.as_ref(), self.credentials).await
-    }
-
     async fn access_to_storage_write(&self) -> Result<Access, Error> {
         Access::find(self.url_of_storage_write(), self.credentials).await
     }

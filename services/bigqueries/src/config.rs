@@ -5,6 +5,7 @@ mod check;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bigquery::TableName;
 use humantime_serde::re::humantime::format_duration;
 use message::envelope::Input;
 use pipeline::Reasons;
@@ -13,12 +14,12 @@ use pubsub::{DeadLetterConfig, Endpoint, Intake, IntakeSettings, Reads};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::memory::{self, Share};
-use service::settings::{Parsed, ProcessSettings, Variable, VariableKind};
+use service::settings::{Parsed, ProcessSettings, Variable};
 use service::{Faults, WrongSettings, cloud};
 
 use crate::client;
 use crate::limits::MAX_INSERT_ALL_ROWS;
-use crate::names::{KmsKey, TableName};
+use crate::names::KmsKey;
 pub use crate::write_api::Api;
 use rows::Mapped;
 use rows::column::Column;
@@ -308,11 +309,6 @@ impl service::Settings for Settings {
     }
 
     fn variables() -> &'static [Variable] {
-        const EMULATOR: Variable = Variable {
-            name: "BIGQUERY_EMULATOR_HOST",
-            key: "bigquery.endpoint",
-            kind: VariableKind::EmulatorHost,
-        };
-        &[Endpoint::VARIABLE, storage::Endpoint::VARIABLE, EMULATOR]
+        &[Endpoint::VARIABLE, storage::Endpoint::VARIABLE, bigquery::EMULATOR]
     }
 }

@@ -4,7 +4,6 @@
 //! custom row type describe it. [`sink::Sink`] writes batches of rows, and [`response`] classifies
 //! the answers of BigQuery. A message is acknowledged when its row is in the table.
 
-pub mod api;
 mod batch;
 pub mod client;
 pub mod config;

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
+use bigquery::RestApi;
 use pipeline::{Error, PushError, Recovery, Refusal};
 use service::renewable::Renewable;
 
-use crate::api;
 use crate::batch::{self, Columns, Lines, Schema};
 use crate::client::{self, Endpoint};
 use crate::limits::{MAX_INSERT_ALL_ROWS, MAX_REQUEST_BYTES};
@@ -35,7 +35,7 @@ pub struct Sink {
 
 enum Way {
     StorageWrite { schema: Schema, appender: Renewable<Appender> },
-    InsertAll(Renewable<api::RestApi>),
+    InsertAll(Renewable<RestApi>),
 }
 
 /// Rows that are collected for a request.

@@ -14,10 +14,10 @@ use service::{Condition, Dependency, WrongSettings};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::api::{Failure, Refused, RestApi};
 use crate::config::TableSettings;
-pub use crate::names::TableName;
 use crate::write_api::Api;
+pub use bigquery::TableName;
+use bigquery::{Failure, Refused, RestApi};
 use rows::column::Column;
 use schema::{Comparison, array};
 use view::{NOT_RIGHT, Upkeep, ViewWatch};

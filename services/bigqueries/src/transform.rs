@@ -6,8 +6,8 @@ use message::envelope::Input;
 use message::{Envelope, Message};
 use pipeline::{Error, Recovery, Step, Transform};
 
-use crate::names::TableName;
 use crate::write_api::Api;
+use bigquery::TableName;
 use rows::cell::{Cell, unfilled};
 use rows::column::Column;
 use rows::{Rows, fitting, id_of, ingest_id, name_table, reasons};

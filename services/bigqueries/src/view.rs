@@ -4,7 +4,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{INGESTION_TIME, Partitions, Unit};
-use crate::names::TableName;
+use bigquery::TableName;
 use rows::column::{Column, Kind};
 
 /// Returns true if this module wrote the query for this table, and the query is unchanged. It may

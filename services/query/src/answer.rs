@@ -2,39 +2,52 @@
 
 use std::collections::BTreeMap;
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::format::Format;
+use crate::memory::AnswerMemory;
 use crate::store::Page;
-use web::Problem;
 
 /// Header with the token of the next page, in every form of an answer.
 pub(crate) const NEXT: &str = "x-next";
 
-/// Writes a page of rows.
-#[must_use]
-pub fn of(page: &Page, format: Format) -> Response {
-    let next = page.next.as_ref().map(crate::token::Place::token);
-    let body = match format {
-        Format::Json => json(&page.rows, next.as_deref()),
-        Format::Ndjson => page.rows.iter().map(|row| format!("{row}\n")).collect(),
-        Format::Csv => match csv(&page.rows) {
-            Ok(body) => body,
-            Err(why) => {
-                return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, why).into_response();
-            }
-        },
-    };
-    let mut response = body.into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, format.media_type());
-    if let Some(next) = next.and_then(|next| HeaderValue::from_str(&next).ok()) {
-        headers.insert(NEXT, next);
+/// Text of an answer, with its headers.
+pub(crate) struct Answer {
+    text: String,
+    format: Format,
+    next: Option<String>,
+}
+
+impl Answer {
+    /// Writes a page of rows.
+    ///
+    /// # Errors
+    /// A row is no JSON object. The store wrote it, so that does not happen.
+    pub(crate) fn of(page: Page, format: Format) -> Result<Self, String> {
+        let next = page.next.as_ref().map(crate::token::Place::token);
+        let text = match format {
+            Format::Json => json(&page.rows, next.as_deref()),
+            Format::Ndjson => page.rows.iter().map(|row| format!("{row}\n")).collect(),
+            Format::Csv => csv(&page.rows)?,
+        };
+        Ok(Self { text, format, next })
     }
-    response
+
+    /// Returns the response, or nothing while other answers take all of the memory.
+    pub(crate) fn response(self, memory: &AnswerMemory) -> Option<Response> {
+        let length = self.text.len();
+        let mut response = memory.hold(self.text)?.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, length.into());
+        headers.insert(header::CONTENT_TYPE, self.format.media_type());
+        if let Some(next) = self.next.and_then(|next| HeaderValue::from_str(&next).ok()) {
+            headers.insert(NEXT, next);
+        }
+        Some(response)
+    }
 }
 
 /// Writes rows that are JSON already, without reading them.

@@ -1,18 +1,22 @@
-//! Query: `GET /data` answers with rows of the table that postgres writes.
+//! Query: `GET /data` answers with rows of a table that postgres or bigqueries writes.
 //!
-//! [`parameters`] reads a request, [`store`] asks the table for a page of rows, and [`answer`] writes
-//! them as JSON, NDJSON or CSV. `/openapi.json` describes all of it to programs.
+//! [`parameters`] reads a request. A [`store::Store`] asks the table for a page of rows: there are
+//! [`postgres_table`] and [`bigquery_table`]. [`answer`] writes the page as JSON, NDJSON or CSV.
+//! `/openapi.json` describes all of it to programs.
 
 pub mod answer;
+pub mod bigquery_table;
 pub mod config;
 pub mod format;
+mod memory;
 mod openapi;
 pub mod parameters;
+pub mod postgres_table;
 mod routes;
 pub mod store;
 mod token;
 
-use postgresql::{Database, Sessions};
+use postgresql::{Server, Sessions};
 use service::health::Pauses;
 use service::tools::preflight::State;
 use service::{Context, Dependency, Running, Service};
@@ -20,11 +24,15 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use web::{Authenticator, Bound, Metrics};
 
-use config::{AUTH, SECTION, Settings};
-use store::Store;
+use bigquery_table::BigQueryTable;
+use config::{AUTH, BigQuerySettings, Chosen, SECTION, Settings};
+use memory::AnswerMemory;
+use postgres_table::PostgresTable;
+use routes::Api;
+use store::{Failure, Store};
 
-/// Pauses between two checks of the table.
-const PAUSES: Pauses = Pauses { ready: Duration::from_secs(30), not_ready: Duration::from_secs(1) };
+/// Pauses between two checks of the table. A check reads no rows, and costs nothing in BigQuery.
+const PAUSES: Pauses = Pauses { ready: Duration::from_secs(3), not_ready: Duration::from_secs(1) };
 
 /// The service with its settings, before its start.
 pub struct Query {
@@ -38,16 +46,59 @@ impl Query {
         Self { settings }
     }
 
-    fn store(&self) -> anyhow::Result<Store> {
+    fn postgres(&self, server: &Server) -> anyhow::Result<PostgresTable> {
         let sessions = Sessions {
             application: "dataflow-query",
             statement_timeout: self.settings.timeout,
             max_connections: config::CONNECTIONS,
             write: false,
         };
-        let database = Database::new(&self.settings.postgres, sessions)?;
-        Ok(Store::new(database, &self.settings.table))
+        PostgresTable::new(server, sessions, &self.settings.table)
     }
+
+    async fn bigquery(&self, settings: &BigQuerySettings) -> anyhow::Result<BigQueryTable> {
+        let Settings { process, table, timeout, .. } = &self.settings;
+        let api = bigquery::rest(settings.endpoint.as_ref(), settings.credentials).await?;
+        Ok(BigQueryTable::new(api, &process.project, settings, table, *timeout))
+    }
+
+    async fn serve(&self, store: impl Store, context: &Context) -> anyhow::Result<Running> {
+        let settings = &self.settings;
+        let metrics = Metrics::default();
+        context.registry.register(|registry| metrics.register(registry, &[SECTION]));
+        let auth = Authenticator::start(&settings.auth, AUTH).await?;
+        let bound = Bound::bind(&settings.api, SECTION, auth).await?;
+        context.health.tell(SECTION, bound.address().to_string());
+        let condition = context.health.condition("table");
+        let api = Api {
+            store: store.clone(),
+            timeout: settings.timeout,
+            memory: AnswerMemory::new(settings.max_answer_bytes),
+            condition: condition.clone(),
+        };
+        let server = bound.serve(routes::routes(api), &metrics);
+        let mut watchers = JoinSet::new();
+        watchers.spawn(async move {
+            let check = || async {
+                store::check(&store).await.map_err(|failure| store::told(&store, &failure))
+            };
+            condition.watch(check, PAUSES).await;
+        });
+        let running = Running::new(watchers).serve(&context.health);
+        Ok(running.with_drain(|grace| server.shutdown(grace)))
+    }
+}
+
+/// Returns the state of the table, for `check --online`.
+async fn dependency(store: impl Store) -> Dependency {
+    let state = match store::check(&store).await {
+        Ok(()) => State::Ready,
+        Err(Failure::Missing(why)) => State::Missing(why),
+        Err(Failure::Denied(why)) => State::Denied(why),
+        Err(Failure::Differs(why)) => State::Differs(why),
+        Err(failure) => State::Unreachable(failure.why().to_owned()),
+    };
+    Dependency { kind: "table", name: store.name(), roles: &[], state }
 }
 
 impl Service for Query {
@@ -60,28 +111,16 @@ impl Service for Query {
     }
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let store = self.store()?;
-        let metrics = Metrics::default();
-        context.registry.register(|registry| metrics.register(registry, &[SECTION]));
-        let auth = Authenticator::start(&self.settings.auth, AUTH).await?;
-        let bound = Bound::bind(&self.settings.api, SECTION, auth).await?;
-        context.health.tell(SECTION, bound.address().to_string());
-        let condition = context.health.condition("table");
-        let server = bound.serve(routes::routes(store.clone(), self.settings.timeout), &metrics);
-        let mut watchers = JoinSet::new();
-        watchers.spawn(async move {
-            condition.watch(|| store.check(), PAUSES).await;
-        });
-        let running = Running::new(watchers).serve(&context.health);
-        Ok(running.with_drain(|grace| server.shutdown(grace)))
+        match self.settings.store()? {
+            Chosen::Postgres(server) => self.serve(self.postgres(server)?, context).await,
+            Chosen::BigQuery(settings) => self.serve(self.bigquery(settings).await?, context).await,
+        }
     }
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
-        let name = self.settings.table.full_name();
-        let state = match self.store()?.check().await {
-            Ok(()) => State::Ready,
-            Err(why) => State::Unreachable(why),
-        };
-        Ok(vec![Dependency { kind: "table", name, roles: &[], state }])
+        Ok(vec![match self.settings.store()? {
+            Chosen::Postgres(server) => dependency(self.postgres(server)?).await,
+            Chosen::BigQuery(settings) => dependency(self.bigquery(settings).await?).await,
+        }])
     }
 }

@@ -71,6 +71,8 @@ impl Parameters {
                 "must be later than start_time, which belongs to the rows",
             ));
         }
+        read.start_time = read.start_time.map(whole_micros);
+        read.end_time = read.end_time.map(whole_micros);
         if read.next.is_some() && read.offset > 0 {
             return Err(wrong("offset", "must not be there together with next"));
         }
@@ -89,6 +91,8 @@ impl Parameters {
             "end_time" => self.end_time = Some(moment(name, value)?),
             "limit" => self.limit = number(name, value, 1, MAX_LIMIT)?,
             "offset" => self.offset = number(name, value, 0, MAX_OFFSET)?,
+            // A loop over pages may begin with an empty token.
+            "next" if value.is_empty() => {}
             "next" => {
                 let right = "must be the value of `next` in an answer";
                 self.next = Some(Place::read(value).ok_or_else(|| wrong(name, right))?);
@@ -115,7 +119,16 @@ fn number(name: &str, value: &str, least: i64, most: i64) -> Result<i64, Problem
     number.ok_or_else(|| wrong(name, &format!("must be a number from {least} to {most}")))
 }
 
-/// Reads a time. PostgreSQL holds every year that RFC 3339 can write.
+/// Rounds a time up to whole microseconds, which rows have. So a bound between two of them is no row's
+/// time, and no store rounds it in its own way.
+fn whole_micros(time: OffsetDateTime) -> OffsetDateTime {
+    let nanos = time.unix_timestamp_nanos();
+    let rounded = nanos.div_euclid(1_000) + i128::from(nanos.rem_euclid(1_000) > 0);
+    // No row is later than the last moment, which cannot be rounded.
+    OffsetDateTime::from_unix_timestamp_nanos(rounded * 1_000).unwrap_or(time)
+}
+
+/// Reads a time of RFC 3339.
 fn moment(name: &str, value: &str) -> Result<OffsetDateTime, Problem> {
     let right = "must be a time such as 2025-06-15T10:30:00Z; a + is written as %2B";
     OffsetDateTime::parse(value, &Rfc3339).map_err(|_| wrong(name, right))
@@ -137,6 +150,22 @@ mod tests {
     fn a_request_without_parameters_asks_for_the_first_page() {
         assert_eq!(read(&[]), Ok(Parameters::default()));
         assert_eq!(read(&[("limit", "10000"), ("offset", "5")]).unwrap().limit, 10_000);
+    }
+
+    #[test]
+    fn an_empty_token_asks_for_the_first_page() {
+        assert_eq!(read(&[("next", "")]), Ok(Parameters::default()));
+        assert_eq!(read(&[("next", ""), ("offset", "5")]).unwrap().offset, 5);
+    }
+
+    #[test]
+    fn a_bound_between_two_microseconds_is_rounded_up() {
+        let start = |time| read(&[("start_time", time)]).unwrap().start_time.unwrap();
+
+        assert_eq!(start("2025-06-15T00:00:00.0000011Z"), start("2025-06-15T00:00:00.000002Z"));
+        assert_eq!(start("1969-12-31T23:59:59.9999989Z"), start("1969-12-31T23:59:59.999999Z"));
+        let last = "9999-12-31T23:59:59.9999999Z";
+        assert_eq!(start(last).unix_timestamp_nanos() % 1_000, 900, "{last} stays");
     }
 
     #[test]

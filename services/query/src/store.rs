@@ -1,30 +1,37 @@
-//! Questions to the table. Values are bound to the statement, and never a part of its text.
+//! Tables that answer questions for rows, and the pages that they answer with.
 
-use std::fmt::Write as _;
-use std::time::{Duration, SystemTime};
+use std::ops::ControlFlow;
+use std::time::Duration;
 
-use futures::TryStreamExt as _;
-use postgresql::identifier::quoted;
-use postgresql::{Database, describe};
-use tokio_postgres::types::ToSql;
+use tokio::time::timeout;
 
-use crate::config::TableSettings;
 use crate::parameters::{Parameters, Place};
 
 /// Bytes of rows after which a page ends, even if the caller asked for more rows.
-const MAX_PAGE_BYTES: usize = 8 * 1024 * 1024;
+pub(crate) const MAX_PAGE_BYTES: usize = 8 * 1024 * 1024;
 /// Time limit of a check of the table.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Table that is asked. Clones share its connections.
-#[derive(Clone)]
-pub struct Store {
-    database: Database,
-    table: TableSettings,
+///
+/// All implementations give the same answer for the same rows: the same rows in the same order, each
+/// with the same text, as far as their types allow. Rows that are there twice are answered once.
+pub trait Store: Clone + Send + Sync + 'static {
+    /// Returns a page of rows, in the order of their time and id. Values of `asked` are bound to the
+    /// query, and never a part of its text.
+    ///
+    /// A caller that drops the future gives up the answer. The server ends such a query, too.
+    fn page(&self, asked: &Parameters) -> impl Future<Output = Result<Page, Failure>> + Send;
+
+    /// Checks that the table can be read, and has the columns of the query. Reads no rows.
+    fn check(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Returns the name of the table, for people.
+    fn name(&self) -> String;
 }
 
 /// Rows of an answer.
-#[derive(Debug)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// Each row as a JSON object.
     pub rows: Vec<String>,
@@ -33,154 +40,140 @@ pub struct Page {
 }
 
 /// Reason why the table gave no answer.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// The query took too long.
     Slow,
-    /// The server or the table is not available. Holds the reason.
+    /// The query would read more than the settings allow.
+    Costly,
+    /// The table does not exist. Holds the reason.
+    Missing(String),
+    /// We may not read the table. Holds the reason.
+    Denied(String),
+    /// The table lacks a column, or a column has another type. Holds the reason.
+    Differs(String),
+    /// The server is not available. Holds the reason.
     Away(String),
 }
 
-impl Store {
-    /// Creates the store. It connects when it is asked.
+impl Failure {
+    /// Returns the reason, for logs and the state of the service.
     #[must_use]
-    pub fn new(database: Database, table: &TableSettings) -> Self {
-        Self { database, table: table.clone() }
-    }
-
-    /// Checks that the table can be read, and has the columns of the query.
-    ///
-    /// # Errors
-    /// Returns why not.
-    pub async fn check(&self) -> Result<(), String> {
-        let asked = tokio::time::timeout(CHECK_TIMEOUT, async {
-            // No rows: the server only looks at names and rights.
-            let none = Parameters { limit: -1, source_id: Some(String::new()), ..<_>::default() };
-            self.page(&none).await
-        });
-        let named = |why: &str| format!("table {}: {why}", self.table.full_name());
-        match asked.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(Failure::Away(why))) => Err(named(&why)),
-            Ok(Err(Failure::Slow)) | Err(_) => Err(named("PostgreSQL does not answer in time")),
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Slow => "it does not answer in time",
+            Self::Costly => "a query of it would be billed for too many bytes",
+            Self::Missing(why) | Self::Denied(why) | Self::Differs(why) | Self::Away(why) => why,
         }
     }
 
-    /// Returns a page of rows, in the order of their time and id.
-    ///
-    /// # Errors
-    /// The table gave no answer. The same question may succeed later.
-    pub async fn page(&self, asked: &Parameters) -> Result<Page, Failure> {
-        let (sql, values) = statement(&self.table, asked);
-        let connected = self.database.connection().await;
-        let mut connection = connected.map_err(|error| Failure::Away(format!("{error:#}")))?;
-        let prepared = connection.prepared(&sql).await.map_err(|error| failure(&error))?;
-        let values = values.iter().map(|value| &**value as &(dyn ToSql + Sync));
-        let rows =
-            connection.query_raw(&prepared, values).await.map_err(|error| failure(&error))?;
-        tokio::pin!(rows);
+    /// Returns true if no other query would be answered either.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        !matches!(self, Self::Slow | Self::Costly)
+    }
+}
+
+/// Checks a table within a time limit.
+///
+/// # Errors
+/// The table cannot be asked.
+pub(crate) async fn check(store: &impl Store) -> Result<(), Failure> {
+    timeout(CHECK_TIMEOUT, store.check()).await.unwrap_or(Err(Failure::Slow))
+}
+
+/// Returns a failure in words, with the name of the table.
+pub(crate) fn told(store: &impl Store, failure: &Failure) -> String {
+    format!("table {}: {}", store.name(), failure.why())
+}
+
+/// Page that rows are added to.
+pub(crate) struct PageBuilder {
+    most: usize,
+    page: Page,
+    last: Option<Place>,
+    bytes: usize,
+}
+
+/// Bound at which a page ends, though there are more rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PageEnd {
+    /// The caller asked for no more rows.
+    Limit,
+    /// The rows have too many bytes.
+    Bytes,
+}
+
+impl PageBuilder {
+    /// Creates an empty page for the rows that a caller asked for.
+    pub(crate) fn new(asked: &Parameters) -> Self {
         let most = usize::try_from(asked.limit).unwrap_or_default();
-        let (mut page, mut last, mut bytes) = (Page { rows: Vec::new(), next: None }, None, 0);
-        while let Some(row) = rows.try_next().await.map_err(|error| failure(&error))? {
-            // One row more than asked for tells that there is a next page.
-            if page.rows.len() >= most {
-                page.next = last.take();
-                continue;
-            }
-            if bytes > MAX_PAGE_BYTES {
-                page.next = last;
-                // The server has more rows on their way, so this connection is not used again.
-                return Ok(page);
-            }
-            let text: String = row.get(0);
-            bytes += text.len();
-            page.rows.push(text);
-            last = Some(Place { micros: row.get(1), ingest_id: row.get(2) });
-        }
-        connection.done();
-        Ok(page)
+        Self { most, page: Page::default(), last: None, bytes: 0 }
     }
-}
 
-fn failure(error: &tokio_postgres::Error) -> Failure {
-    // query_canceled: the statement timeout.
-    match error.as_db_error().map(|error| error.code().code()) {
-        Some("57014") => Failure::Slow,
-        _ => Failure::Away(describe(error)),
+    /// Adds a row, or ends the page before it. The row beyond the last one tells that there is a next
+    /// page.
+    pub(crate) fn push(&mut self, row: String, place: Place) -> ControlFlow<PageEnd> {
+        let end = if self.page.rows.len() >= self.most {
+            PageEnd::Limit
+        } else if self.bytes > MAX_PAGE_BYTES {
+            PageEnd::Bytes
+        } else {
+            self.bytes += row.len();
+            self.page.rows.push(row);
+            self.last = Some(place);
+            return ControlFlow::Continue(());
+        };
+        self.page.next = self.last.take();
+        ControlFlow::Break(end)
     }
-}
 
-type Value = Box<dyn ToSql + Sync + Send>;
-
-/// Returns the statement and its values. There are few different statements, so they stay prepared.
-fn statement(table: &TableSettings, asked: &Parameters) -> (String, Vec<Value>) {
-    const TIME: &str = "t.\"publish_time\"";
-    const ID: &str = "t.\"ingest_id\"";
-    let source = format!("t.{}", quoted(&table.source_column));
-    let mut values: Vec<Value> = Vec::new();
-    let mut conditions: Vec<String> = Vec::new();
-    let mut bind = |value: Value| {
-        values.push(value);
-        format!("${}", values.len())
-    };
-    if let Some(id) = &asked.source_id {
-        conditions.push(format!("{source} = {}", bind(Box::new(id.clone()))));
+    /// Returns the page.
+    pub(crate) fn finish(self) -> Page {
+        self.page
     }
-    if let Some(start) = asked.start_time {
-        conditions.push(format!("{TIME} >= {}", bind(Box::new(SystemTime::from(start)))));
-    }
-    if let Some(end) = asked.end_time {
-        conditions.push(format!("{TIME} < {}", bind(Box::new(SystemTime::from(end)))));
-    }
-    if let Some(Place { micros, ingest_id }) = &asked.next {
-        let (at, id) = (bind(Box::new(moment(*micros))), bind(Box::new(ingest_id.clone())));
-        conditions.push(format!("({TIME}, {ID}) > ({at}, {id})"));
-    }
-    let (limit, offset) = (bind(Box::new(asked.limit + 1)), bind(Box::new(asked.offset)));
-    let mut sql = format!(
-        "SELECT to_jsonb(t)::text, (extract(epoch FROM {TIME}) * 1000000)::int8, {ID} \
-         FROM {}.{} t",
-        quoted(&table.schema),
-        quoted(&table.name)
-    );
-    if !conditions.is_empty() {
-        // Writing to a text cannot fail.
-        let _ = write!(sql, " WHERE {}", conditions.join(" AND "));
-    }
-    // With the source in front, its index has the rows in this order.
-    let _ = write!(sql, " ORDER BY {TIME}, {ID} LIMIT {limit} OFFSET {offset}");
-    (sql, values)
-}
-
-/// Returns the time of a place.
-fn moment(micros: i64) -> SystemTime {
-    let distance = Duration::from_micros(micros.unsigned_abs());
-    if micros < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn place(micros: i64) -> Place {
+        Place { micros, ingest_id: "i".into() }
+    }
+
     #[test]
-    fn no_value_is_in_the_text_of_a_statement() {
-        let table = TableSettings {
-            schema: "public".into(),
-            name: "readings".into(),
-            source_column: "device_id".into(),
-        };
-        let hostile = "x'; DROP TABLE readings; --";
-        let asked = Parameters {
-            source_id: Some(hostile.into()),
-            next: Some(Place { micros: 7, ingest_id: hostile.into() }),
-            ..Parameters::default()
-        };
+    fn a_page_ends_at_its_limit_with_the_place_of_its_last_row() {
+        let mut page = PageBuilder::new(&Parameters { limit: 2, ..Parameters::default() });
 
-        let (sql, values) = statement(&table, &asked);
+        assert!(page.push("a".into(), place(1)).is_continue());
+        assert!(page.push("b".into(), place(2)).is_continue());
+        assert_eq!(page.push("c".into(), place(3)), ControlFlow::Break(PageEnd::Limit));
 
-        assert!(!sql.contains("DROP"), "{sql}");
-        assert_eq!(values.len(), 5);
-        assert!(sql.contains("WHERE t.\"device_id\" = $1 AND"), "{sql}");
-        assert!(sql.ends_with("LIMIT $4 OFFSET $5"), "{sql}");
+        let page = page.finish();
+        assert_eq!((page.rows.len(), page.next), (2, Some(place(2))));
+    }
+
+    #[test]
+    fn a_page_ends_after_its_bytes_though_more_rows_were_asked_for() {
+        let mut page = PageBuilder::new(&Parameters { limit: 9, ..Parameters::default() });
+        let half = "x".repeat(MAX_PAGE_BYTES / 2);
+
+        for number in 1..=3 {
+            assert!(page.push(half.clone(), place(number)).is_continue(), "{number}");
+        }
+        assert_eq!(page.push(half, place(4)), ControlFlow::Break(PageEnd::Bytes));
+
+        let page = page.finish();
+        assert_eq!((page.rows.len(), page.next), (3, Some(place(3))));
+    }
+
+    #[test]
+    fn the_last_page_has_no_next_one() {
+        let mut page = PageBuilder::new(&Parameters { limit: 1, ..Parameters::default() });
+
+        assert!(page.push("a".into(), place(1)).is_continue());
+
+        assert_eq!(page.finish().next, None);
     }
 }

@@ -18,9 +18,9 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::batch::{self, Schema};
-use crate::names::TableName;
 use crate::response::{self, Response};
 use crate::table::Table;
+use bigquery::TableName;
 
 /// Name of the action in errors.
 const APPEND: &str = "append rows";

@@ -6,10 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pipeline::{Error, Recovery};
 use serde_json::Value;
 
-use crate::api::{Failure, Refused, RestApi};
 use crate::batch::Lines;
 use crate::response::{self, RowResponse};
 use crate::table::Table;
+use bigquery::{Failure, Refused, RestApi};
 use rows::column::Column;
 
 /// Name of the action in errors.

@@ -4,7 +4,7 @@ use pipeline::Sink as _;
 
 use super::*;
 use crate::config;
-use crate::names::TableName;
+use bigquery::TableName;
 use rows::cell::Cell;
 use rows::column::Kind;
 

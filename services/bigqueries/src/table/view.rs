@@ -8,9 +8,9 @@ use tracing::{info, warn};
 
 use super::schema::array;
 use super::{Fault, QUICK_TIMEOUT, ROLE, TIMEOUT, Table, is_about_settings};
-use crate::api::Failure;
-use crate::names::TableName;
 use crate::view::{self, Partition};
+use bigquery::Failure;
+use bigquery::TableName;
 
 /// Log line about a view that is missing or different.
 pub(super) const NOT_RIGHT: &str = "the view is not as the settings say";

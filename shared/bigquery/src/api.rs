@@ -1,13 +1,12 @@
-//! Client for the parts of BigQuery's REST API that this service uses.
+//! Client for the parts of BigQuery's REST API that the services use.
 //!
-//! Tables are raw JSON. A change must keep all properties that this service does not know, such as
+//! Tables are raw JSON. A change must keep all properties that the services do not know, such as
 //! masks and default values. A typed client would drop them, because it knows only a fixed list of
 //! fields.
 
 use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use pipeline::{Error, Recovery};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, IF_MATCH};
 use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
@@ -15,7 +14,7 @@ use serde_json::{Value, json};
 use service::credentials;
 use service::google::Access;
 
-use crate::names::TableName;
+use crate::table_name::TableName;
 
 /// Characters that need no escape in a path.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -92,26 +91,26 @@ impl RestApi {
     /// Builds a client with this access. Nothing is sent yet.
     ///
     /// # Errors
-    /// `Stop` when the client cannot be built.
-    pub(crate) fn new(access: Access) -> Result<Self, Error> {
-        let client = reqwest::Client::builder().build();
-        let client =
-            client.map_err(|error| Recovery::Stop.because("build BigQuery client", error))?;
+    /// The client cannot be built.
+    pub(crate) fn new(access: Access) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder().build()?;
         let url = format!("{}/bigquery/v2", access.url("bigquery"));
         Ok(Self { client, access, url })
     }
 
     /// Returns the resource of a table.
-    pub(crate) async fn table(&self, name: &TableName) -> Result<Value, Failure> {
+    ///
+    /// # Errors
+    /// BigQuery refuses the call, or does not answer.
+    pub async fn table(&self, name: &TableName) -> Result<Value, Failure> {
         self.call(Method::GET, &self.path(name), |request| request).await
     }
 
     /// Creates a table in the dataset of `name`. The resource holds the table's id.
-    pub(crate) async fn create_table(
-        &self,
-        name: &TableName,
-        resource: &Value,
-    ) -> Result<Value, Failure> {
+    ///
+    /// # Errors
+    /// BigQuery refuses the call, or does not answer.
+    pub async fn create_table(&self, name: &TableName, resource: &Value) -> Result<Value, Failure> {
         let TableName { project, dataset, .. } = name;
         let path = format!("projects/{}/datasets/{}/tables", encode(project), encode(dataset));
         self.call(Method::POST, &path, |request| request.json(resource)).await
@@ -119,7 +118,10 @@ impl RestApi {
 
     /// Changes those members of a table's resource that `patch` has. The call fails if the table is
     /// no longer the version of `etag`.
-    pub(crate) async fn patch_table(
+    ///
+    /// # Errors
+    /// BigQuery refuses the call, or does not answer.
+    pub async fn patch_table(
         &self,
         name: &TableName,
         etag: &str,
@@ -130,11 +132,10 @@ impl RestApi {
     }
 
     /// Inserts rows. `body` is a `tabledata.insertAll` request, compressed with gzip.
-    pub(crate) async fn insert_all(
-        &self,
-        name: &TableName,
-        body: Vec<u8>,
-    ) -> Result<Value, Failure> {
+    ///
+    /// # Errors
+    /// BigQuery refuses the call, or does not answer.
+    pub async fn insert_all(&self, name: &TableName, body: Vec<u8>) -> Result<Value, Failure> {
         let path = format!("{}/insertAll", self.path(name));
         let compressed = |request: RequestBuilder| {
             let request = request.header(CONTENT_ENCODING, "gzip");
@@ -144,7 +145,10 @@ impl RestApi {
     }
 
     /// Returns true if the service has a permission on a table.
-    pub(crate) async fn may(&self, name: &TableName, permission: &str) -> Result<bool, Failure> {
+    ///
+    /// # Errors
+    /// BigQuery refuses the call, or does not answer.
+    pub async fn may(&self, name: &TableName, permission: &str) -> Result<bool, Failure> {
         let path = format!("{}:testIamPermissions", self.path(name));
         let question = json!({ "permissions": [permission] });
         let answer = self.call(Method::POST, &path, |request| request.json(&question)).await?;
@@ -158,6 +162,17 @@ impl RestApi {
         path: &str,
         complete: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
     ) -> Result<Value, Failure> {
+        let body = self.send(method, path, complete).await?;
+        serde_json::from_slice(&body).map_err(|error| Failure::Unanswered(error.to_string()))
+    }
+
+    /// Sends a call, and returns the body of its answer.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        complete: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Vec<u8>, Failure> {
         let unanswered = |error: reqwest::Error| Failure::Unanswered(credentials::explain(&error));
         let request = complete(self.client.request(method, format!("{}/{path}", self.url)));
         let headers = self.access.headers().await;
@@ -168,7 +183,7 @@ impl RestApi {
         if !status.is_success() {
             return Err(Failure::Refused(Refused::new(status.as_u16(), &body)));
         }
-        serde_json::from_slice(&body).map_err(|error| Failure::Unanswered(error.to_string()))
+        Ok(body.into())
     }
 
     fn path(&self, name: &TableName) -> String {
@@ -178,7 +193,7 @@ impl RestApi {
     }
 }
 
-fn encode(id: &str) -> String {
+pub(crate) fn encode(id: &str) -> String {
     utf8_percent_encode(id, UNRESERVED).to_string()
 }
 
