@@ -7,6 +7,7 @@ mod monitoring;
 mod reasons;
 mod scripts;
 mod trial;
+mod variables;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -307,12 +307,12 @@ impl service::Settings for Settings {
         shares
     }
 
-    fn variables() -> &'static [Variable] {
+    fn variables() -> Vec<Variable> {
         const EMULATOR: Variable = Variable {
             name: "BIGQUERY_EMULATOR_HOST",
             key: "bigquery.endpoint",
             kind: VariableKind::EmulatorHost,
         };
-        &[Endpoint::VARIABLE, storage::Endpoint::VARIABLE, EMULATOR]
+        vec![Endpoint::VARIABLE, storage::Endpoint::VARIABLE, EMULATOR]
     }
 }

@@ -6,7 +6,7 @@ use postgresql::{Server, identifier};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::memory::Share;
-use service::settings::{ProcessSettings, Variable};
+use service::settings::{ProcessSettings, Variable, VariableKind};
 use service::{Faults, WrongSettings};
 use web::Listener;
 use web::auth::settings::Auth;
@@ -118,7 +118,9 @@ impl service::Settings for Settings {
         ]
     }
 
-    fn variables() -> &'static [Variable] {
-        &[]
+    fn variables() -> Vec<Variable> {
+        const PORT: Variable =
+            Variable { name: "API_SERVICE_PORT", key: "api.port", kind: VariableKind::Value };
+        [&[PORT][..], &Server::VARIABLES].concat()
     }
 }
