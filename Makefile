@@ -1,6 +1,10 @@
 # Every gate covers the whole workspace.
 
-.PHONY: run test check setup mutants mutants-diff bench bench-full faults fuzz images push
+.PHONY: build run test check setup mutants mutants-diff bench bench-full faults fuzz images push
+
+# Builds all programs into target/release, optimised.
+build:
+	cargo build --release --workspace --bins
 
 # Runs everything in one process. Ctrl-C ends it and prints a summary of all messages.
 run:

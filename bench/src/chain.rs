@@ -89,7 +89,7 @@ pub(crate) async fn measure_local(messages: u64, repeats: usize) -> anyhow::Resu
         command.args(["--messages", &messages.to_string(), "--payload-bytes", "1024", "--once"]);
         command.arg("--report").arg(&report);
         command.arg("--data-dir").arg(folder.path().join("data"));
-        for port in ["--mqtt-port", "--cloud-port"] {
+        for port in ["--mqtt-port", "--cloud-port", "--ingest-port"] {
             command.args([port, &free_port()?.to_string()]);
         }
         // The services take four ports in a row. No other program asks for ports here in the

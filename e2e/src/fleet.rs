@@ -1,4 +1,6 @@
-//! A fleet of simulated devices. It records what it sent and what the broker acknowledged.
+//! A fleet of simulated devices. It records what it sent and what was acknowledged.
+
+mod http;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +17,9 @@ use crate::reading::Reading;
 /// Behaviour of a fleet.
 #[derive(Debug, Clone)]
 pub struct FleetPlan {
-    /// Port of the broker on this machine.
+    /// Way of the readings.
+    pub transport: Transport,
+    /// Port of the broker, or of ingest over HTTP, on this machine.
     pub port: u16,
     /// First level of the topics.
     pub branch: &'static str,
@@ -23,7 +27,7 @@ pub struct FleetPlan {
     pub devices: u32,
     /// Number of readings to send; `None` sends until the fleet is stopped.
     pub messages: Option<u64>,
-    /// Readings a second over all devices; 0 sends as fast as the broker acknowledges.
+    /// Readings a second over all devices; 0 sends as fast as the receiver acknowledges.
     pub rate: u32,
     /// Size of a payload in bytes.
     pub payload_bytes: usize,
@@ -33,9 +37,20 @@ pub struct FleetPlan {
     pub window: u16,
 }
 
+/// Way of a fleet's readings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// MQTT, with QoS 1.
+    #[default]
+    Mqtt,
+    /// `POST /ingest`. Every second connection sends batches, if the rate is not limited.
+    Http,
+}
+
 impl Default for FleetPlan {
     fn default() -> Self {
         Self {
+            transport: Transport::Mqtt,
             port: 1883,
             branch: "devices",
             devices: 100,
@@ -59,6 +74,7 @@ pub struct Log(Arc<Records>);
 struct Records {
     sent: Mutex<Vec<Reading>>,
     acknowledged: Mutex<Vec<(Reading, Instant)>>,
+    refused: Mutex<Vec<String>>,
     is_stopped: AtomicBool,
     is_paused: AtomicBool,
 }
@@ -76,10 +92,16 @@ impl Log {
         lock(&self.0.sent).iter().copied().collect()
     }
 
-    /// Returns the number of readings whose PUBACK came.
+    /// Returns the number of readings whose acknowledgement came.
     #[must_use]
     pub fn acknowledged_count(&self) -> u64 {
         lock(&self.0.acknowledged).len() as u64
+    }
+
+    /// Returns the answer to each reading that was refused permanently, over HTTP.
+    #[must_use]
+    pub fn refused(&self) -> Vec<String> {
+        lock(&self.0.refused).clone()
     }
 
     /// Pauses sending until [`Log::resume`]. Returns once all sent readings are acknowledged.
@@ -95,7 +117,7 @@ impl Log {
         self.0.is_paused.store(false, Ordering::Relaxed);
     }
 
-    /// Returns the readings whose PUBACK came, with the time. Each of them must arrive.
+    /// Returns the readings whose acknowledgement came, with the time. Each of them must arrive.
     #[must_use]
     pub fn acknowledged(&self) -> Vec<(Reading, Instant)> {
         lock(&self.0.acknowledged).clone()
@@ -132,7 +154,10 @@ impl Fleet {
                 next: Arc::clone(&next),
                 started,
             };
-            devices.spawn(sender.run(index));
+            match plan.transport {
+                Transport::Mqtt => devices.spawn(sender.run(index)),
+                Transport::Http => devices.spawn(sender.run_over_http(index)),
+            };
         }
         Self { name, plan, log, devices }
     }
@@ -199,24 +224,7 @@ impl Sender {
     }
 
     async fn publish(&self, client: &AsyncClient, queued: &Mutex<VecDeque<Reading>>) {
-        loop {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let is_over = self.plan.messages.is_some_and(|messages| number >= messages);
-            if is_over {
-                return;
-            }
-            if self.plan.rate > 0 {
-                let due = number as f64 / f64::from(self.plan.rate);
-                sleep_until(self.started + Duration::from_secs_f64(due)).await;
-            }
-            while self.log.0.is_paused.load(Ordering::Relaxed) {
-                sleep(PAUSE_CHECK).await;
-            }
-            if self.log.0.is_stopped.load(Ordering::Relaxed) {
-                return;
-            }
-            let device = u32::try_from(number % u64::from(self.plan.devices)).unwrap_or(0);
-            let reading = Reading { device, number };
+        while let Some(reading) = self.next().await {
             let payload = reading.payload(&self.fleet, self.plan.payload_bytes);
             lock(queued).push_back(reading);
             lock(&self.log.0.sent).push(reading);
@@ -225,6 +233,27 @@ impl Sender {
                 return;
             }
         }
+    }
+
+    /// Returns the next reading when it is due; `None` when nothing more is to be sent.
+    async fn next(&self) -> Option<Reading> {
+        let reading = self.take()?;
+        if self.plan.rate > 0 {
+            let due = reading.number as f64 / f64::from(self.plan.rate);
+            sleep_until(self.started + Duration::from_secs_f64(due)).await;
+        }
+        while self.log.0.is_paused.load(Ordering::Relaxed) {
+            sleep(PAUSE_CHECK).await;
+        }
+        (!self.log.0.is_stopped.load(Ordering::Relaxed)).then_some(reading)
+    }
+
+    /// Takes the next number.
+    fn take(&self) -> Option<Reading> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let is_over = self.plan.messages.is_some_and(|messages| number >= messages);
+        let device = u32::try_from(number % u64::from(self.plan.devices)).unwrap_or(0);
+        (!is_over).then_some(Reading { device, number })
     }
 
     /// Polls until all is sent and acknowledged.

@@ -10,7 +10,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, Config, NoTls};
+use uuid::Uuid;
 
 use crate::process::free_port;
 
@@ -26,8 +27,11 @@ pub const DATABASE: &str = "postgres";
 pub struct Postgres {
     port: u16,
     options: Vec<String>,
-    /// Holds the data, and everything else that the server must be able to read.
-    folder: TempDir,
+    data: PathBuf,
+    /// File with the password of the superuser. Without one, nobody is asked.
+    password_file: Option<PathBuf>,
+    /// Folder that is removed with the server.
+    _folder: Option<TempDir>,
     process: Child,
 }
 
@@ -64,23 +68,69 @@ impl Postgres {
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
         let data = folder.path().join("data");
         std::fs::create_dir(&data)?;
-        if is_root() {
-            run(Command::new("chown").arg(USER).arg(&data)).await?;
-        }
-        let mut make = unprivileged("initdb")?;
-        make.args(["--auth=trust", "--no-sync", "--username", USER, "--encoding=UTF8"]);
-        run(make.arg("--pgdata").arg(&data)).await?;
+        own(&[&data]).await?;
+        init(&data, &["--auth=trust"]).await?;
         prepare(&data)?;
-        if is_root() {
-            run(Command::new("chown").arg("-R").arg(USER).arg(&data)).await?;
-        }
+        own(&[&data]).await?;
         let port = free_port()?;
         let place = |option: &&str| option.replace("FOLDER", &data.display().to_string());
         let options = options.iter().map(place).collect();
         let process = spawn(port, &data, &options)?;
-        let mut postgres = Self { port, options, folder, process };
+        let (password_file, _folder) = (None, Some(folder));
+        let mut postgres = Self { port, options, data, password_file, _folder, process };
         postgres.answers().await?;
         Ok(postgres)
+    }
+
+    /// Starts a server with its data in this folder, which stays. The superuser has a password, in the
+    /// file `password`. Data of an earlier start are kept.
+    ///
+    /// # Errors
+    /// Fails when PostgreSQL is not installed, may not use the folder, or does not answer.
+    pub async fn start_in(folder: &Path) -> anyhow::Result<Self> {
+        require()?;
+        let folder = std::path::absolute(folder)?;
+        let (data, password_file) = (folder.join("data"), folder.join("password"));
+        std::fs::create_dir_all(&data)
+            .with_context(|| format!("create the folder {}", data.display()))?;
+        let whole = [data.as_path(), &password_file];
+        if !data.join("PG_VERSION").exists() {
+            let password = Uuid::new_v4().simple().to_string();
+            std::fs::write(&password_file, password)?;
+            std::fs::set_permissions(&password_file, std::fs::Permissions::from_mode(0o600))?;
+            own(&whole).await?;
+            let file = format!("--pwfile={}", password_file.display());
+            init(&data, &["--auth=scram-sha-256", &file]).await.with_context(|| {
+                format!("choose another folder with --data-dir than {}", folder.display())
+            })?;
+        }
+        let port = free_port()?;
+        // The path of a socket may be too long, and nobody needs one.
+        let options = ["unix_socket_directories=", "logging_collector=on", "log_directory=log"];
+        let options = options.map(str::to_owned).into();
+        let process = spawn(port, &data, &options)?;
+        let (password_file, _folder) = (Some(password_file), None);
+        let mut postgres = Self { port, options, data, password_file, _folder, process };
+        postgres.answers().await?;
+        Ok(postgres)
+    }
+
+    /// Returns the file with the password of the superuser, if there is one.
+    #[must_use]
+    pub fn password_file(&self) -> Option<&Path> {
+        self.password_file.as_deref()
+    }
+
+    /// Ends the server with SIGINT, which closes its connections, and waits until it has ended.
+    ///
+    /// # Errors
+    /// Fails when it does not end.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        let id = self.process.id().context("postgres has ended before")?.to_string();
+        run(Command::new("kill").args(["-INT", &id])).await?;
+        let ended = timeout(PATIENCE, self.process.wait()).await;
+        ended.context("wait for postgres to end")?.context("end postgres")?;
+        Ok(())
     }
 
     /// Returns the port on 127.0.0.1.
@@ -92,7 +142,7 @@ impl Postgres {
     /// Returns the folder of the data.
     #[must_use]
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data.clone()
     }
 
     /// Kills the server with SIGKILL. What was committed is still there after the next start.
@@ -146,8 +196,12 @@ impl Postgres {
     /// # Errors
     /// Fails when the server does not answer.
     pub async fn client(&self) -> anyhow::Result<Client> {
-        let login = format!("host=127.0.0.1 port={} user={USER} dbname={DATABASE}", self.port);
-        let (client, connection) = tokio_postgres::connect(&login, NoTls).await?;
+        let mut login = Config::new();
+        login.host("127.0.0.1").port(self.port).user(USER).dbname(DATABASE);
+        if let Some(file) = &self.password_file {
+            login.password(std::fs::read_to_string(file)?.trim_end());
+        }
+        let (client, connection) = login.connect(NoTls).await?;
         tokio::spawn(connection);
         Ok(client)
     }
@@ -211,6 +265,29 @@ fn spawn(port: u16, data: &Path, options: &Vec<String>) -> anyhow::Result<Child>
     command.process_group(0).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().context("start postgres")
+}
+
+/// Makes the files of a server.
+async fn init(data: &Path, options: &[&str]) -> anyhow::Result<()> {
+    let mut init = unprivileged("initdb")?;
+    init.args(["--no-sync", "--username", USER, "--encoding=UTF8"]).args(options);
+    run(init.arg("--pgdata").arg(data)).await
+}
+
+/// Gives files to the user of the server, which cannot be root.
+async fn own(paths: &[&Path]) -> anyhow::Result<()> {
+    if is_root() {
+        run(Command::new("chown").arg("-R").arg(USER).args(paths)).await?;
+    }
+    Ok(())
+}
+
+/// Reports that PostgreSQL is not installed.
+///
+/// # Errors
+/// Fails when it is not, and names the package.
+pub fn require() -> anyhow::Result<()> {
+    unprivileged("initdb").map(drop)
 }
 
 /// Builds a command that runs a program of the server, and not as root, which the server refuses.

@@ -10,7 +10,7 @@ use enrich::config::Admin;
 use ingestion::config::{Producer, RouteSettings};
 use message::FieldPath;
 use message::field_path::Pointer;
-use postgresql::SslMode;
+use postgresql::{Server, SslMode};
 use pubsub::{DeadLetterConfig, Endpoint, IntakeSettings, Subscription};
 use rows::column::{Column, Kind};
 use serde_json::Value;
@@ -21,7 +21,7 @@ use crate::cloud::Cloud;
 use crate::names::{
     ARCHIVE, DEAD_LETTERS, DEVICES, ENRICH, ENRICHED, POSTGRES, RAW, ROUTE, ROWS, SERVICES, TABLE,
 };
-use crate::postgres::{DATABASE, USER};
+use crate::postgres::{DATABASE, Postgres, USER};
 
 /// Settings of all services.
 #[derive(Debug, Clone)]
@@ -168,20 +168,64 @@ fn enrich(cloud: &Cloud, redis_url: Option<String>) -> enrich::config::Settings 
 }
 
 fn bigqueries(cloud: &Cloud) -> bigqueries::config::Settings {
-    let column =
-        |name: &str, kind, from: FieldPath| Column { from: Some(from), ..Column::new(name, kind) };
     let mut settings = bigqueries::config::Settings::default();
     settings.process = process(cloud, settings.process);
     settings.intake = intake(cloud, ROWS, settings.intake);
     settings.bigquery.endpoint = cloud.endpoint(|urls| &urls.bigquery).map(Into::into);
     settings.table.dataset = cloud.dataset();
     settings.table.id = TABLE.into();
-    settings.table.columns = vec![
+    settings.table.columns = columns();
+    settings
+}
+
+/// Returns the columns that the comparison of messages needs.
+fn columns() -> Vec<Column> {
+    let column =
+        |name: &str, kind, from: FieldPath| Column { from: Some(from), ..Column::new(name, kind) };
+    vec![
         column("device_id", Kind::String, FieldPath::Attribute("device_id".into())),
         column("location", Kind::String, FieldPath::Enrichment(Pointer::to("location"))),
         column("temperature", Kind::Float64, FieldPath::Payload(Pointer::to("temperature"))),
-    ];
+    ]
+}
+
+/// Returns settings of postgres, which then takes the place of bigqueries in a cloud.
+#[must_use]
+pub fn postgres(cloud: &Cloud, server: &Postgres) -> ::postgres::config::Settings {
+    let mut settings = ::postgres::config::Settings::default();
+    settings.process = process(cloud, settings.process);
+    settings.intake = intake(cloud, ROWS, settings.intake);
+    settings.postgres = login(server);
+    settings.table.name = TABLE.into();
+    settings.table.columns = columns();
+    settings.table.source_column = Some("device_id".into());
     settings
+}
+
+/// Returns settings of query for the table of [`postgres`].
+#[must_use]
+pub fn query(cloud: &Cloud, server: &Postgres) -> ::query::config::Settings {
+    let mut settings = ::query::config::Settings::default();
+    settings.process = process(cloud, settings.process);
+    settings.api.port = 0;
+    settings.postgres = login(server);
+    settings.table.name = TABLE.into();
+    settings.table.source_column = "device_id".into();
+    settings
+}
+
+fn login(server: &Postgres) -> Server {
+    Server {
+        host: "127.0.0.1".into(),
+        port: server.port(),
+        user: USER.into(),
+        password_file: server.password_file().map(Path::to_owned),
+        database: DATABASE.into(),
+        sslmode: SslMode::Disable,
+        // The server has fifty, however many cores there are.
+        max_connections: Some(10),
+        ..Server::default()
+    }
 }
 
 fn icestore(cloud: &Cloud) -> icestore::config::Settings {

@@ -12,13 +12,16 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "dataflow", version)]
 pub(crate) struct Args {
+    /// Services to run.
+    #[arg(long, value_enum, default_value_t = Profile::Google)]
+    pub profile: Profile,
     /// Messages that the devices send before they stop; without it they send until Ctrl-C.
     #[arg(long)]
     pub messages: Option<u64>,
     /// Number of simulated devices.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub devices: u32,
-    /// Messages per second of all devices; 0 sends as fast as the broker accepts them. The default
+    /// Messages per second of all devices; 0 sends as fast as they are accepted. The default
     /// is 0 with --messages, else 200.
     #[arg(long)]
     pub rate: Option<u32>,
@@ -40,6 +43,12 @@ pub(crate) struct Args {
     /// Port of ingestion's health server; the other services take the ports after it.
     #[arg(long, default_value_t = 8080)]
     pub http_port: u16,
+    /// Port of ingest over HTTP; 0 takes a free one.
+    #[arg(long, default_value_t = 8088)]
+    pub ingest_port: u16,
+    /// Port of query, with the profile `engine`; 0 takes a free one.
+    #[arg(long, default_value_t = 8089)]
+    pub query_port: u16,
     /// Port of the embedded cloud.
     #[arg(long, default_value_t = 8085)]
     pub cloud_port: u16,
@@ -49,6 +58,15 @@ pub(crate) struct Args {
     /// Broker to run.
     #[arg(long, value_enum, default_value_t = BrokerChoice::Auto)]
     pub broker: BrokerChoice,
+}
+
+/// Services to run, and the way of the messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    /// MQTT to BigQuery and Cloud Storage, by bigqueries and icestore. HTTP is open, too.
+    Google,
+    /// HTTP to PostgreSQL, by postgres, and query to ask for rows. It needs PostgreSQL's server.
+    Engine,
 }
 
 /// Broker to run.

@@ -1,11 +1,15 @@
 //! Local mode: messages flow from simulated devices through the whole platform, and each one is
 //! accounted for. `cargo run` in the root folder starts it.
 
+mod account;
+mod addresses;
 mod args;
 mod broker;
 mod description;
+mod engine;
 mod env;
 mod progress;
+mod report;
 mod run;
 mod settings;
 mod table;
@@ -21,7 +25,7 @@ async fn main() -> ExitCode {
     let args = args::Args::parse();
     args.install_logs();
     match run::run(args).await {
-        Ok(totals) if totals.is_clean() => ExitCode::SUCCESS,
+        Ok(report) if report.is_clean() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             output::note(format_args!("local mode failed: {error:#}"));

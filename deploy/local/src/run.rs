@@ -1,25 +1,23 @@
 //! One run: start, send, watch, drain, and account for the messages.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use e2e::archive;
-use e2e::fleet::{Fleet, FleetPlan};
+use e2e::fleet::{Fleet, FleetPlan, Transport};
 use e2e::hosted::HostedService;
-use e2e::names::{ARCHIVE, DATASET, TABLE};
-use e2e::reconcile::{self, Arrived, Destinations, Reconciliation};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval};
 
-use crate::args::{self, Args};
+use crate::account::{self, Known};
+use crate::args::{self, Args, Profile};
 use crate::description;
 use crate::env::LocalEnv;
-use crate::progress::Progress;
-use crate::settings::PREFIX;
-use crate::table::{Report, Table, print_report};
+use crate::report::{Report, print_report};
+use crate::table::Table;
 
+/// Connections of the devices over HTTP. Each waits for one answer at a time.
+const HTTP_CONNECTIONS: u32 = 32;
 /// Pause between two prints of the table.
 const REFRESH: Duration = Duration::from_secs(1);
 /// Pause between two checks of whether all messages are accounted for.
@@ -28,25 +26,15 @@ const LOOK: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs local mode, and returns the account of all messages.
-pub(crate) async fn run(args: Args) -> anyhow::Result<Reconciliation> {
+pub(crate) async fn run(args: Args) -> anyhow::Result<Report> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
     let (mut env, data) = start(&args).await?;
     // Data of an earlier run in the same folder must not count.
-    let known = Known {
-        objects: env.servers.cloud.list(ARCHIVE, PREFIX).await?.into_iter().collect(),
-        rows: env.servers.cloud.rows(DATASET, TABLE).await?.len(),
-    };
+    let known = Known::of(&env).await?;
     let table = Table::below(description::describe(&args, &env, &data));
     let started = Instant::now();
-    let mut fleet = Fleet::start(FleetPlan {
-        port: args.mqtt_port,
-        devices: args.devices,
-        messages: args.messages,
-        rate: args.rate(),
-        payload_bytes: args.payload_bytes,
-        ..FleetPlan::default()
-    });
+    let mut fleet = Fleet::start(plan(&args, &env)?);
     let mut watch = Watch::new(table);
     let is_interrupted = tokio::select! {
         error = service_failed(&mut env, &mut watch, &mut fleet, args.once) => {
@@ -74,19 +62,41 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Reconciliation> {
     }
     let elapsed = started.elapsed();
     watch.table.print(&env.services, &fleet.log(), watch.last_print.elapsed());
-    let totals = tokio::select! {
-        totals = end(&mut env, &fleet, &known) => totals?,
+    let account = tokio::select! {
+        account = account::complete(&mut env, &fleet, &known) => account?,
         _ = terminate.recv() => bail!("terminated before the account was complete"),
         _ = interrupt.recv() => bail!("interrupted before the account was complete"),
     };
-    let report = Report::of(totals, elapsed);
+    let report = Report::of(account, elapsed);
     print_report(&report);
     if let Some(file) = &args.report {
         let json = serde_json::to_vec_pretty(&report).context("write the report")?;
         std::fs::write(file, json).with_context(|| format!("write {}", file.display()))?;
     }
     env.stop().await?;
-    Ok(report.totals)
+    Ok(report)
+}
+
+/// Returns the behaviour of the devices.
+fn plan(args: &Args, env: &LocalEnv) -> anyhow::Result<FleetPlan> {
+    let plan = FleetPlan {
+        port: args.mqtt_port,
+        devices: args.devices,
+        messages: args.messages,
+        rate: args.rate(),
+        payload_bytes: args.payload_bytes,
+        ..FleetPlan::default()
+    };
+    let (_, port) = env.ingest.rsplit_once(':').context("find the port of ingest over HTTP")?;
+    Ok(match args.profile {
+        Profile::Google => plan,
+        Profile::Engine => FleetPlan {
+            transport: Transport::Http,
+            port: port.parse().context("read the port of ingest over HTTP")?,
+            connections: HTTP_CONNECTIONS,
+            ..plan
+        },
+    })
 }
 
 /// Starts the platform. Also returns a path of its data folder, which is short if possible.
@@ -104,12 +114,6 @@ async fn start(args: &Args) -> anyhow::Result<(LocalEnv, PathBuf)> {
     }
     let data = |folder| if args.data_dir.is_some() { folder } else { args::link_latest(folder) };
     started.map(|env| (env, data(folder)))
-}
-
-/// Data in the folder from before this run.
-struct Known {
-    objects: HashSet<String>,
-    rows: usize,
 }
 
 /// Table, and the progress that was seen last.
@@ -151,12 +155,11 @@ impl Watch {
             self.progress = (counts, Instant::now());
         }
         let is_still = metrics.iter().all(|service| service.pipeline("in_flight_messages") == 0);
-        // Ingestion, then enrich, then the table and the archive in parallel.
-        let [ingestion, enrich, table, archive] = [0, 1, 2, 3];
+        // Ingestion, then enrich, then the sinks in parallel.
+        let [ingestion, enrich, first_sink] = [0, 1, 2];
         let has_ended = done(ingestion) >= acknowledged
             && done(enrich) >= sent(ingestion)
-            && done(table) >= sent(enrich)
-            && done(archive) >= sent(enrich)
+            && (first_sink..metrics.len()).all(|sink| done(sink) >= sent(enrich))
             && is_still;
         has_ended || self.progress.1.elapsed() > PATIENCE
     }
@@ -196,41 +199,4 @@ async fn wait_for_messages(env: &LocalEnv, watch: &mut Watch, fleet: &mut Fleet)
             return;
         }
     }
-}
-
-/// Drains the services, and accounts for every message.
-async fn end(env: &mut LocalEnv, fleet: &Fleet, known: &Known) -> anyhow::Result<Reconciliation> {
-    env.drain().await?;
-    reconcile_all(env, fleet, known).await
-}
-
-/// Compares the sent messages with those in the table, the archive and the dead letters, by their
-/// content.
-async fn reconcile_all(
-    env: &LocalEnv,
-    fleet: &Fleet,
-    known: &Known,
-) -> anyhow::Result<Reconciliation> {
-    let names = env.servers.cloud.list(ARCHIVE, PREFIX).await?;
-    let names: Vec<_> = names.into_iter().filter(|name| !known.objects.contains(name)).collect();
-    let mut progress = Progress::begin(&format!("reading {} objects of the archive", names.len()));
-    let mut arrived = Vec::new();
-    for (index, name) in names.iter().enumerate() {
-        progress.tell(|| format!("{index} objects, {} messages", arrived.len()));
-        let object = env.servers.cloud.read(ARCHIVE, name).await?;
-        let lines = archive::lines(name, &object).with_context(|| format!("read {name}"))?;
-        for line in &lines {
-            arrived.push(Arrived::of_line(line)?);
-        }
-    }
-    Progress::begin("reading the table and the dead letters");
-    let rows = env.servers.cloud.rows(DATASET, TABLE).await?;
-    let rows: Vec<_> = rows.iter().skip(known.rows).map(Arrived::of_row).collect();
-    let destinations = Destinations {
-        archive: Some(&arrived),
-        table: Some(&rows),
-        dead_letters: &env.dead_letters().await?,
-        is_enriched: true,
-    };
-    Ok(reconcile::reconcile(fleet, destinations))
 }

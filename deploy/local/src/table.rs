@@ -1,4 +1,4 @@
-//! Live table, and the account at the end.
+//! Live table.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -7,30 +7,8 @@ use std::time::Duration;
 use e2e::fleet::Log;
 use e2e::hosted::HostedService;
 use e2e::metrics::Metrics;
-use e2e::reconcile::Reconciliation;
-use serde::Serialize;
 
 use crate::progress::write;
-
-/// Account with its times, as in the report.
-#[derive(Debug, Serialize)]
-pub(crate) struct Report {
-    #[serde(flatten)]
-    pub totals: Reconciliation,
-    /// Time from the first message until all are accounted for.
-    pub elapsed_seconds: f64,
-    /// Archived messages per second of that time.
-    pub messages_per_second: f64,
-}
-
-impl Report {
-    /// Creates the report of a run with this duration.
-    pub(crate) fn of(totals: Reconciliation, elapsed: Duration) -> Self {
-        let elapsed_seconds = elapsed.as_secs_f64();
-        let messages_per_second = totals.archived as f64 / elapsed_seconds;
-        Self { totals, elapsed_seconds, messages_per_second }
-    }
-}
 
 /// Columns and rows of a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,41 +145,6 @@ fn line(cells: [&str; 8]) -> String {
         write!(text, "{cell:>width$}").unwrap_or_default();
     }
     text
-}
-
-/// Prints the account.
-pub(crate) fn print_report(report: &Report) {
-    // Writing to a string cannot fail.
-    let mut text = String::new();
-    write_report(&mut text, report).unwrap_or_default();
-    write(&text);
-}
-
-fn write_report(text: &mut String, report: &Report) -> std::fmt::Result {
-    let totals = &report.totals;
-    let rows = [
-        ("sent", totals.sent, "by the devices"),
-        ("acknowledged", totals.acknowledged, "by the broker: each of these must be found again"),
-        ("rows", totals.rows, "in the table"),
-        ("archived", totals.archived, "in the archive"),
-        ("dead letters", totals.dead_letters, "refused, with the reason; also if replayed since"),
-        ("missing", totals.missing, "neither at both ends nor in the dead letters"),
-        ("corrupted", totals.corrupted, "arrived with a content that was not sent"),
-        ("invented", totals.unexpected, "arrived, and no device sent them"),
-        ("duplicates", totals.duplicates, "arrived again: redelivered, or replayed"),
-    ];
-    writeln!(text)?;
-    for (name, value, note) in rows {
-        writeln!(text, "{name:<14}{value:>10}  {note}")?;
-    }
-    writeln!(text, "{:<14}{:>10.1}", "seconds", report.elapsed_seconds)?;
-    writeln!(text, "{:<14}{:>10.0}", "messages/s", report.messages_per_second)?;
-    let verdict = if totals.is_clean() {
-        "every message is accounted for"
-    } else {
-        "messages are missing, corrupted or invented"
-    };
-    writeln!(text, "\n{verdict}")
 }
 
 #[cfg(test)]

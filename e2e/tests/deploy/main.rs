@@ -7,6 +7,7 @@ mod monitoring;
 mod reasons;
 mod scripts;
 mod trial;
+mod variables;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -94,6 +95,59 @@ fn the_image_file_and_the_composition_are_read_by_their_tools() {
         compose.args(["--profile", "engine", "config", "--quiet"]);
         succeed(compose);
     }
+}
+
+#[test]
+fn the_profile_engine_takes_messages_and_answers_on_this_machine_alone() {
+    let text = std::fs::read_to_string(root().join("docker-compose.yml")).unwrap();
+    let composition = yaml(&text);
+    let file = root().join("deploy/engine/ingestion.yaml");
+    let settings = yaml(&std::fs::read_to_string(file).unwrap());
+
+    for (service, port) in [("http-ingest", "8088"), ("query", "8089"), ("postgresql", "5432")] {
+        let service = &composition["services"][service];
+        assert_eq!(service["profiles"], serde_json::json!(["engine"]));
+        let ports = service["ports"].as_array().unwrap();
+        assert!(ports.contains(&format!("127.0.0.1:{port}:{port}").into()), "{ports:?}");
+        let is_near = |port: &Value| port.as_str().unwrap().starts_with("127.0.0.1:");
+        assert!(ports.iter().all(is_near), "{ports:?}");
+    }
+    assert_eq!(settings["http_ingest"]["port"], 8088);
+    let keys = settings["http_ingest"]["auth"]["api_keys_file"].as_str().unwrap();
+    let of_query = &composition["services"]["query"]["environment"];
+    assert_eq!(of_query["DATAFLOW__AUTH__API_KEYS_FILE"], keys);
+    for service in ["http-ingest", "query"] {
+        let volumes = composition["services"][service]["volumes"].as_array().unwrap();
+        let folder = keys.strip_suffix("/api-keys").unwrap();
+        assert!(volumes.contains(&format!("api-keys:{folder}:ro").into()), "{volumes:?}");
+    }
+}
+
+#[test]
+fn the_settings_of_the_profile_engine_are_right() {
+    // Only the container has the file of the keys.
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), "0123456789abcdef0123456789abcdef").unwrap();
+    let keys = keys.path().display().to_string();
+    let file = root().join("deploy/engine/ingestion.yaml");
+    let example = root().join("services/query/example.yaml");
+    let set = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+
+    let ingestion: ingestion::config::Settings = service::settings::load(
+        Some(&file),
+        [set("DATAFLOW__HTTP_INGEST__AUTH__API_KEYS_FILE", &keys)],
+    )
+    .unwrap();
+    let of_query = [
+        set("DATAFLOW__AUTH__API_KEYS_FILE", &keys),
+        set("DATAFLOW__API__HOST", "0.0.0.0"),
+        set("POSTGRES_HOST", "postgresql"),
+        set("POSTGRES_SSLMODE", "disable"),
+    ];
+    let query: query::config::Settings = service::settings::load(Some(&example), of_query).unwrap();
+
+    assert!(!ingestion.has_mqtt());
+    assert_eq!(query.postgres.host, "postgresql");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
+use service::Settings as _;
 
 use crate::{SERVICES, copied, kustomized, manifests, named, rendered, root, succeed, tool, yaml};
 
@@ -233,7 +234,25 @@ fn the_engine_component_adds_postgres() {
     let pod = &named(&manifests, &["Deployment"], "postgres")["spec"]["template"]["spec"];
     let grace = seconds(yaml(&example)["grace_period"].as_str().unwrap());
     assert_eq!(pod["terminationGracePeriodSeconds"].as_u64().unwrap(), grace + 2 + 5);
-    named(&manifests, &["ServiceAccount"], "postgres");
+    let query = &named(&manifests, &["Deployment"], "query")["spec"]["template"]["spec"];
+    // Without keys, query refuses to listen at an address that others reach.
+    let variables = environment(&manifests, "query");
+    assert_eq!(variables["DATAFLOW__API__HOST"], "0.0.0.0");
+    let keys = variables["DATAFLOW__AUTH__API_KEYS_FILE"].as_str().unwrap();
+    let mounts = &query["containers"][0]["volumeMounts"].as_array().unwrap();
+    let folder = keys.strip_suffix("/api-keys").unwrap();
+    assert!(mounts.iter().any(|mount| mount["mountPath"] == folder), "{mounts:?}");
+    let api = &named(&manifests, &["Service"], "query")["spec"]["ports"][1];
+    assert_eq!((&api["name"], &api["port"]), (&"api".into(), &8089.into()));
+    let answers = named(&manifests, &["NetworkPolicy"], "query");
+    assert_eq!(answers["spec"]["ingress"][0]["ports"][0]["port"], 8089);
+    let limit = query["containers"][0]["resources"]["limits"]["memory"].as_str().unwrap();
+    let limit: u64 = limit.strip_suffix("Mi").unwrap().parse().unwrap();
+    let needed_by_query = query::config::Settings::default().memory_bytes();
+    assert!(needed_by_query <= limit * 1024 * 1024, "it may take {needed_by_query} bytes");
+    for service in ["postgres", "query"] {
+        named(&manifests, &["ServiceAccount"], service);
+    }
     let way = named(&manifests, &["NetworkPolicy"], "postgres");
     assert_eq!(way["spec"]["egress"][0]["ports"][0]["port"], 5432);
     let limit = pod["containers"][0]["resources"]["limits"]["memory"].as_str().unwrap();

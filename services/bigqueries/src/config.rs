@@ -308,7 +308,7 @@ impl service::Settings for Settings {
         shares
     }
 
-    fn variables() -> &'static [Variable] {
-        &[Endpoint::VARIABLE, storage::Endpoint::VARIABLE, bigquery::EMULATOR]
+    fn variables() -> Vec<Variable> {
+        vec![Endpoint::VARIABLE, storage::Endpoint::VARIABLE, bigquery::EMULATOR]
     }
 }

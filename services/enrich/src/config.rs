@@ -18,6 +18,7 @@ use service::{Faults, WrongSettings};
 use web::{Listener, Reach};
 
 use crate::cache::firestore;
+use crate::cache::redis::RedisSettings;
 use crate::cache::settings::LookupSettings;
 use crate::enrichment::OnMissing;
 
@@ -217,13 +218,19 @@ impl service::Settings for Settings {
         shares
     }
 
-    fn variables() -> &'static [Variable] {
+    fn variables() -> Vec<Variable> {
         const EMULATOR: Variable = Variable {
             name: "FIRESTORE_EMULATOR_HOST",
             key: "firestore.endpoint",
             kind: VariableKind::EmulatorHost,
         };
-        &[Endpoint::VARIABLE, storage::Endpoint::VARIABLE, EMULATOR]
+        const PORT: Variable = Variable {
+            name: "PROCESSOR_SERVICE_PORT",
+            key: "http.port",
+            kind: VariableKind::Value,
+        };
+        let own = [Endpoint::VARIABLE, storage::Endpoint::VARIABLE, EMULATOR, PORT];
+        [&own[..], &RedisSettings::VARIABLES].concat()
     }
 }
 

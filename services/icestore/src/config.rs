@@ -197,7 +197,7 @@ impl service::Settings for Settings {
         objects::outlook(&self.pipeline)
     }
 
-    fn variables() -> &'static [Variable] {
-        &[pubsub::Endpoint::VARIABLE, Endpoint::VARIABLE]
+    fn variables() -> Vec<Variable> {
+        vec![pubsub::Endpoint::VARIABLE, Endpoint::VARIABLE]
     }
 }

@@ -234,7 +234,8 @@ impl service::Settings for Settings {
         shares
     }
 
-    fn variables() -> &'static [Variable] {
-        &[Endpoint::VARIABLE, storage::Endpoint::VARIABLE]
+    fn variables() -> Vec<Variable> {
+        let google = [Endpoint::VARIABLE, storage::Endpoint::VARIABLE];
+        [&google[..], &Server::VARIABLES].concat()
     }
 }

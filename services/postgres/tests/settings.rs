@@ -82,3 +82,29 @@ fn the_statements_of_the_table_are_printed_for_those_who_create_it() {
     assert!(sql.starts_with("CREATE TABLE \"public\".\"readings\" ("), "{sql}");
     assert!(sql.contains("PRIMARY KEY (\"ingest_id\")"), "{sql}");
 }
+
+#[test]
+fn variables_are_read_from_the_file_of_the_working_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |variables: &str, process: &[(&str, &str)]| {
+        std::fs::write(folder.path().join(".env"), variables).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postgres"));
+        command.args(["check", "--config", EXAMPLE]).current_dir(folder.path()).env_clear();
+        let checked = command.envs(process.iter().copied()).output().unwrap();
+        let said = String::from_utf8([checked.stdout, checked.stderr].concat()).unwrap();
+        assert!(!said.contains("hunter2"), "{said}");
+        (checked.status.code(), said)
+    };
+
+    let right = check("POSTGRES_PORT=5433\nPOSTGRES_PASSWORD='hunter2'\n", &[]);
+    let wrong = check("POSTGRES_PORT=many\n", &[]);
+    let replaced = check("POSTGRES_PORT=many\n", &[("POSTGRES_PORT", "5434")]);
+    let broken = check("# a comment\nPOSTGRES_PASSWORD=hunter2 and more\n", &[]);
+
+    assert_eq!(right.0, Some(0), "{}", right.1);
+    assert_eq!(replaced.0, Some(0), "{}", replaced.1);
+    assert_eq!((wrong.0, broken.0), (Some(2), Some(2)));
+    assert!(wrong.1.contains("postgres.port: must be a whole number"), "{}", wrong.1);
+    assert!(wrong.1.contains("(from variable POSTGRES_PORT in .env)"), "{}", wrong.1);
+    assert!(broken.1.starts_with(".env: line 2: must be NAME=value"), "{}", broken.1);
+}

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::google::{EndpointUrl, Login};
 use service::memory::Share;
-use service::settings::{Parsed, ProcessSettings, Variable};
+use service::settings::{Parsed, ProcessSettings, Variable, VariableKind};
 use service::{Faults, WrongSettings, cloud};
 use web::Listener;
 use web::auth::settings::Auth;
@@ -257,7 +257,9 @@ impl service::Settings for Settings {
         vec![Share::of_process(), queries, answers]
     }
 
-    fn variables() -> &'static [Variable] {
-        &[bigquery::EMULATOR]
+    fn variables() -> Vec<Variable> {
+        const PORT: Variable =
+            Variable { name: "API_SERVICE_PORT", key: "api.port", kind: VariableKind::Value };
+        [&[PORT, bigquery::EMULATOR][..], &Server::VARIABLES].concat()
     }
 }

@@ -11,4 +11,5 @@ mod server;
 
 pub use database::{Connection, Database, Sessions};
 pub use error::{describe, describe_with_values};
-pub use server::{Password, Server, SslMode};
+pub use server::{Server, SslMode};
+pub use service::settings::Password;

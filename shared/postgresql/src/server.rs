@@ -1,12 +1,11 @@
 //! Settings of the server and the login.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use service::Faults;
-use service::settings::{Tls, host, url};
+use service::settings::{Password, Tls, Variable, VariableKind, host, url};
 
 /// Server of PostgreSQL, and the login.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -22,8 +21,8 @@ pub struct Server {
     pub user: String,
     /// File with the password. It is read again for each connection.
     pub password_file: Option<PathBuf>,
-    /// Password, if there is no file. Set it by the variable `DATAFLOW__POSTGRES__PASSWORD` and not
-    /// in a file that others can read.
+    /// Password, if there is no file. Set it by the variable `POSTGRES_PASSWORD` and not in a file
+    /// that others can read.
     pub password: Password,
     /// Database. Required, and it must exist.
     pub database: String,
@@ -47,35 +46,6 @@ pub enum SslMode {
     VerifyFull,
 }
 
-/// Password that is never shown.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct Password(String);
-
-impl Password {
-    /// Creates a password.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    fn masked(&self) -> &'static str {
-        if self.0.is_empty() { "" } else { "***" }
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.masked())
-    }
-}
-
-impl Serialize for Password {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.masked())
-    }
-}
-
 impl Default for Server {
     fn default() -> Self {
         Self {
@@ -93,6 +63,16 @@ impl Default for Server {
 }
 
 impl Server {
+    /// Variables that set keys of the section `postgres`.
+    pub const VARIABLES: [Variable; 6] = [
+        variable("POSTGRES_HOST", "postgres.host"),
+        variable("POSTGRES_PORT", "postgres.port"),
+        variable("POSTGRES_USER", "postgres.user"),
+        variable("POSTGRES_PASSWORD", "postgres.password"),
+        variable("POSTGRES_DB", "postgres.database"),
+        variable("POSTGRES_SSLMODE", "postgres.sslmode"),
+    ];
+
     /// Returns every host with its port.
     pub(crate) fn hosts(&self) -> Vec<(&str, u16)> {
         let hosts = self.host.split(',').map(str::trim);
@@ -105,7 +85,7 @@ impl Server {
     /// The file cannot be read.
     pub(crate) fn read_password(&self) -> Result<Option<String>, String> {
         let Some(file) = &self.password_file else {
-            return Ok((!self.password.0.is_empty()).then(|| self.password.0.clone()));
+            return Ok(self.password.text().map(str::to_owned));
         };
         let text = std::fs::read_to_string(file);
         let text = text.map_err(|error| url::unreadable_secret(file, &error))?;
@@ -128,7 +108,7 @@ impl Server {
         if let Err(right) = self.tls.check_pair() {
             faults.add("postgres.tls", right);
         }
-        let has_both = self.password_file.is_some() && !self.password.0.is_empty();
+        let has_both = self.password_file.is_some() && self.password.text().is_some();
         let right = "must not be set together with postgres.password_file";
         faults.require(!has_both, "postgres.password", right);
         if let Err(wrong) = self.read_password() {
@@ -159,6 +139,10 @@ impl Server {
         let warning = "postgres.sslmode is disable: the password and all rows travel in plain text";
         is_plain.then(|| warning.to_owned()).into_iter().collect()
     }
+}
+
+const fn variable(name: &'static str, key: &'static str) -> Variable {
+    Variable { name, key, kind: VariableKind::Value }
 }
 
 /// Splits a host with a port of its own. An IPv6 address needs brackets then, as in `[::1]:5433`.

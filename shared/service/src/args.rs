@@ -11,12 +11,16 @@ use clap::{
 
 use crate::tools::preflight::Form;
 
+/// Variable that stands for `--config`.
+pub(crate) const CONFIG: &str = "DATAFLOW_CONFIG";
+
 /// Arguments of every service.
 #[derive(Debug, Parser)]
 #[command(
     version,
     after_help = "Variables override the file: DATAFLOW__HTTP__PORT=9090 sets http.port. \
-                  DATAFLOW_CONFIG stands for --config, RUST_LOG sets the log level."
+                  DATAFLOW_CONFIG stands for --config, RUST_LOG sets the log level. The file .env of the \
+                  working folder is read, too."
 )]
 struct Arguments {
     /// Settings in YAML; without it, defaults and DATAFLOW__... variables alone.
@@ -101,7 +105,7 @@ pub(crate) fn parse(
     let matches = command(name, about, actions).get_matches_from(arguments);
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let config = arguments.config;
-    let config = config.or_else(|| std::env::var_os("DATAFLOW_CONFIG").map(PathBuf::from));
+    let config = config.or_else(|| std::env::var_os(CONFIG).map(PathBuf::from));
     let own = matches.subcommand().and_then(|(given, of_it)| {
         let index = actions.iter().position(|action| action.get_name() == given)?;
         Some(Command::Act(index, of_it.clone()))

@@ -1,6 +1,7 @@
 //! The life of a process, from its arguments to its exit code.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::args::{Command, JsonOption};
 use crate::memory::Account;
-use crate::settings::{self, Faults, Settings, WrongSettings};
+use crate::settings::{self, Environment, Faults, Settings, WrongSettings};
 use crate::signals::{FAILED, LOG_PATIENCE, Signals};
 use crate::tools::preflight::{self, Form, Plan};
 use crate::tools::{probe, schema};
@@ -98,16 +99,20 @@ fn run_from<S: Service>(
 ) -> u8 {
     let commands: Vec<_> = actions.iter().map(|action| (action.command)()).collect();
     let (config, command) = args::parse(arguments, S::NAME, about, &commands);
-    let settings = match command {
+    let environment = Environment::of_process();
+    let of_environment = environment.as_ref().ok().and_then(|known| known.text(args::CONFIG));
+    let config = config.or_else(|| of_environment.map(PathBuf::from));
+    let settings = match (&command, &environment) {
         // The schema is the same for all settings.
-        Command::Schema => Ok(S::Settings::default()),
-        _ => settings::load::<S::Settings>(config.as_deref(), std::env::vars()),
+        (Command::Schema, _) => Ok(S::Settings::default()),
+        (_, Ok(environment)) => settings::load_in::<S::Settings>(config.as_deref(), environment),
+        (_, Err(wrong)) => Err(Faults::of_line(wrong.clone())),
     };
     let settings = match settings {
         Ok(settings) => settings,
         Err(faults) => {
             report_faults::<S>(&faults, command.form());
-            if config.is_none() && command.form() == Form::Text {
+            if config.is_none() && environment.is_ok() && command.form() == Form::Text {
                 output::note(NO_FILE);
             }
             return WRONG_SETTINGS;

@@ -8,6 +8,7 @@ use crate::cloud::Api;
 use crate::memory::Share;
 
 mod duplicates;
+mod environment;
 mod faults;
 pub mod host;
 mod keys;
@@ -15,6 +16,7 @@ mod load;
 mod names;
 mod parsed;
 mod parts;
+mod password;
 mod reading;
 #[cfg(test)]
 mod tests;
@@ -23,10 +25,12 @@ pub mod url;
 mod variables;
 mod wrong_type;
 
+pub use environment::Environment;
 pub use faults::Faults;
-pub use load::load;
+pub use load::{load, load_in};
 pub use parsed::{Parsed, WrongSettings};
 pub use parts::{ProcessSettings, to_value};
+pub use password::Password;
 pub use tls::Tls;
 
 /// Settings of a service.
@@ -84,8 +88,8 @@ pub trait Settings:
 
     /// Returns the standard variables of the ecosystem that set keys, besides `PORT` and
     /// `GOOGLE_CLOUD_PROJECT`.
-    fn variables() -> &'static [Variable] {
-        &[]
+    fn variables() -> Vec<Variable> {
+        Vec::new()
     }
 }
 
@@ -105,6 +109,11 @@ pub struct Variable {
 pub enum VariableKind {
     /// Value that the file may override.
     Default,
+    /// Value that overrides the file. `DATAFLOW__` variables override it.
+    Value,
+    /// Address `host:port`, which becomes a URL with this scheme. It has the precedence of a
+    /// [`VariableKind::Value`].
+    Address(&'static str),
     /// Value that overrides the file and `DATAFLOW__` variables.
     Override,
     /// Address `host:port` of an emulator. It overrides the file, so nothing reaches the real

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pubsub::{DeadLetterConfig, Endpoint};
 use service::cloud::Api;
 use service::memory::Share;
-use service::settings::{ProcessSettings, Tls, Variable};
+use service::settings::{ProcessSettings, Tls, Variable, VariableKind};
 use service::{Faults, WrongSettings};
 
 use super::{HttpIngest, MAX_CONNECTIONS, Mqtt, Settings};
@@ -120,8 +120,13 @@ impl service::Settings for Settings {
         shares
     }
 
-    fn variables() -> &'static [Variable] {
-        &[Endpoint::VARIABLE, storage::Endpoint::VARIABLE]
+    fn variables() -> Vec<Variable> {
+        const HTTP_PORT: Variable = Variable {
+            name: "INGESTION_SERVICE_PORT",
+            key: "http_ingest.port",
+            kind: VariableKind::Value,
+        };
+        vec![Endpoint::VARIABLE, storage::Endpoint::VARIABLE, HTTP_PORT]
     }
 }
 

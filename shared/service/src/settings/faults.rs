@@ -21,6 +21,11 @@ pub struct Faults {
 }
 
 impl Faults {
+    /// Creates a report of one fault without a key.
+    pub(crate) fn of_line(line: String) -> Self {
+        Self { found: vec![line], ..Self::default() }
+    }
+
     /// Reports a value. `right` says what would be right, such as `must be 1 to 1000, is 0`.
     pub fn add(&mut self, key: &str, right: impl fmt::Display) {
         if !self.told.iter().any(|told| is_at_or_below(key, told)) {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::keys::Keys;
 use super::reading::Reading;
 use super::variables::{self, Layers};
-use super::{Faults, OF_PROCESS, Settings, duplicates, parts};
+use super::{Environment, Faults, OF_PROCESS, Settings, duplicates, parts};
 
 /// Reads settings: defaults, then `file`, then `variables`. Later layers override earlier ones.
 ///
@@ -22,17 +22,24 @@ pub fn load<T: Settings>(
     file: Option<&Path>,
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<T, Faults> {
-    let variables: Vec<_> = variables.into_iter().collect();
+    load_in(file, &variables.into_iter().collect())
+}
+
+/// Reads settings in an environment, as [`load`] does.
+///
+/// # Errors
+/// Returns all faults together.
+pub fn load_in<T: Settings>(file: Option<&Path>, environment: &Environment) -> Result<T, Faults> {
     let (keys, mut faults) = (Keys::of::<T>(), Faults::default());
-    let known = [&OF_PROCESS, T::variables()].concat();
-    let layers = Layers::of(&known, &variables, &keys, &mut faults);
+    let known = [&OF_PROCESS[..], &T::variables()].concat();
+    let layers = Layers::of(&known, environment, &keys, &mut faults);
     // These are the service's own defaults, so a key that a section omits keeps its default.
     let defaults = parts::to_value(&T::default()).unwrap_or_default();
     let mut figment = Figment::from(Serialized::defaults(defaults)).merge(&layers.weak);
     if let Some(file) = file {
         figment = figment.merge(YamlExtended::file_exact(file));
     }
-    figment = figment.merge(&layers.own).merge(&layers.strong);
+    figment = figment.merge(&layers.middle).merge(&layers.own).merge(&layers.strong);
     let values: Value = match figment.extract() {
         Ok(values) => values,
         Err(errors) => {

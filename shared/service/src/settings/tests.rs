@@ -6,6 +6,8 @@ use std::time::Duration;
 use super::*;
 use crate::google::EndpointUrl;
 
+mod ecosystem;
+
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 struct Example {
@@ -103,13 +105,22 @@ impl Settings for Example {
         &self.process
     }
 
-    fn variables() -> &'static [Variable] {
+    fn variables() -> Vec<Variable> {
         const EMULATOR: Variable = Variable {
             name: "PUBSUB_EMULATOR_HOST",
             key: "topic.endpoint",
             kind: VariableKind::EmulatorHost,
         };
-        &[EMULATOR]
+        const PORT: Variable =
+            Variable { name: "EXAMPLE_SERVICE_PORT", key: "http.port", kind: VariableKind::Value };
+        const URL: Variable = Variable {
+            name: "TOPIC_ADDR",
+            key: "topic.endpoint",
+            kind: VariableKind::Address("http"),
+        };
+        const ID: Variable =
+            Variable { name: "TOPIC_PORT", key: "topic.id", kind: VariableKind::Value };
+        vec![EMULATOR, PORT, URL, ID]
     }
 }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use figment::value::{Dict, Map, Value};
 use figment::{Error, Metadata, Profile, Provider};
+use tracing::info;
 
+use super::environment::{Environment, Given};
 use super::keys::Keys;
 use super::{Faults, Variable, VariableKind};
 
@@ -23,6 +25,8 @@ const LINKS: [&str; 3] = ["tcp://", "udp://", "sctp://"];
 pub(super) struct Layers {
     /// Ecosystem variables that the file overrides.
     pub weak: Variables,
+    /// Ecosystem variables that override the file alone.
+    pub middle: Variables,
     /// Our own variables, `DATAFLOW__...`.
     pub own: Variables,
     /// Ecosystem variables that override everything else.
@@ -32,7 +36,7 @@ pub(super) struct Layers {
 /// Variables with the same precedence.
 pub(super) struct Variables {
     layer: &'static str,
-    /// Name and text of the variable, by the key that it sets.
+    /// Name of the variable for people, and its text, by the key that it sets.
     values: BTreeMap<String, (String, String)>,
 }
 
@@ -40,41 +44,42 @@ impl Layers {
     /// Sorts variables into layers. Reports variables that set nothing by mistake.
     pub(super) fn of(
         known: &[Variable],
-        variables: &[(String, String)],
+        environment: &Environment,
         keys: &Keys,
         faults: &mut Faults,
     ) -> Self {
-        let ecosystem = |is_strong| {
-            let layer = if is_strong { "strong variables" } else { "weak variables" };
-            let known = known.iter();
-            let known = known.filter(|known| (known.kind != VariableKind::Default) == is_strong);
-            let values = known.flat_map(|known| ecosystem(known, variables, keys)).collect();
+        let is_meant = |known: &&Variable| !is_of_kubernetes(known, environment);
+        let known: Vec<_> = known.iter().filter(is_meant).collect();
+        let ecosystem = |layer| {
+            let of_layer = known.iter().filter(|known| known.kind.layer() == layer);
+            let values = of_layer.flat_map(|known| ecosystem(known, environment, keys)).collect();
             Variables { layer, values }
         };
-        let is_emulator = |known: &&Variable| known.kind == VariableKind::EmulatorHost;
+        let is_emulator = |known: &&&Variable| known.kind == VariableKind::EmulatorHost;
         for known in known.iter().filter(is_emulator) {
-            let is_wrong = set(known, variables).is_some_and(|(_, value)| has_no_port(value));
+            let is_wrong = set(known, environment).is_some_and(|given| has_no_port(&given.text));
             let right = "must be host:port, such as localhost:8085, or a URL";
             if is_wrong {
                 faults.add_line(format!("{}: {right}; the port is missing", known.name));
             }
         }
         let mut values = BTreeMap::new();
-        for (name, text) in variables {
-            match own_key(name, text, keys) {
-                Ok(Some(key)) => drop(values.insert(key, (name.clone(), text.clone()))),
+        for given in environment.all() {
+            match own_key(&given.name, &given.text, keys) {
+                Ok(Some(key)) => drop(values.insert(key, (given.shown(), given.text.clone()))),
                 Ok(None) => {}
-                Err(wrong) => faults.add_line(format!("{name}: {wrong}")),
+                Err(wrong) => faults.add_line(format!("{}: {wrong}", given.shown())),
             }
         }
         let own = Variables { layer: "own variables", values };
-        Self { weak: ecosystem(false), own, strong: ecosystem(true) }
+        let [weak, middle, strong] = [WEAK, MIDDLE, STRONG].map(ecosystem);
+        Self { weak, middle, own, strong }
     }
 
     /// Returns the origin of the value at `key`, if figment found it in this layer.
     pub(super) fn origin(&self, layer: &str, key: &str) -> Option<String> {
-        let layers = [&self.weak, &self.own, &self.strong];
-        let variables = layers.into_iter().find(|variables| variables.layer == layer)?;
+        let mut layers = self.all().into_iter();
+        let variables = layers.find(|variables| variables.layer == layer)?;
         let mut at = key;
         loop {
             if let Some((name, _)) = variables.values.get(at) {
@@ -86,17 +91,63 @@ impl Layers {
 
     /// Returns whether an origin is a variable.
     pub(super) fn is_variable(&self, origin: &str) -> bool {
-        let layers = [&self.weak, &self.own, &self.strong];
-        let mut names = layers.into_iter().flat_map(|variables| variables.values.values());
+        let mut names = self.all().into_iter().flat_map(|variables| variables.values.values());
         names.any(|(name, _)| origin.strip_prefix(ORIGIN) == Some(name))
     }
 
     /// Returns the text of the variable that sets `key`, and its origin.
     pub(super) fn text(&self, key: &str) -> Option<(String, &str)> {
-        let layers = [&self.strong, &self.own, &self.weak];
-        let mut set = layers.into_iter().filter_map(|variables| variables.values.get(key));
+        let layers = self.all().into_iter().rev();
+        let mut set = layers.filter_map(|variables| variables.values.get(key));
         set.next().map(|(name, text)| (format!("{ORIGIN}{name}"), text.as_str()))
     }
+
+    /// Returns all layers. Later ones override earlier ones.
+    fn all(&self) -> [&Variables; 4] {
+        [&self.weak, &self.middle, &self.own, &self.strong]
+    }
+}
+
+const WEAK: &str = "weak variables";
+const MIDDLE: &str = "variables above the file";
+const STRONG: &str = "strong variables";
+
+impl VariableKind {
+    /// Returns the layer of variables of this kind.
+    fn layer(self) -> &'static str {
+        match self {
+            Self::Default => WEAK,
+            Self::Value | Self::Address(_) => MIDDLE,
+            Self::Override | Self::EmulatorHost => STRONG,
+        }
+    }
+}
+
+/// Returns whether Kubernetes set this variable, and nobody meant it as a setting. In every container it
+/// sets `NAME_PORT=tcp://..`, `NAME_SERVICE_HOST` and `NAME_SERVICE_PORT` for each service of its namespace.
+fn is_of_kubernetes(known: &Variable, environment: &Environment) -> bool {
+    let is_link = |name: &str| {
+        let text = environment.text(name).unwrap_or_default();
+        LINKS.iter().any(|link| text.starts_with(link))
+    };
+    let is_set = |name: &str| environment.text(name).is_some();
+    let is_service = |service: &str| {
+        is_set(&format!("{service}_SERVICE_HOST")) && is_link(&format!("{service}_PORT"))
+    };
+    let is_of_kubernetes = is_set(known.name)
+        && match known.name.strip_suffix("_SERVICE_PORT") {
+            Some(service) => is_service(service),
+            None => known.name.ends_with("_PORT") && is_link(known.name),
+        };
+    if is_of_kubernetes {
+        let own = name(known.key);
+        info!(
+            variable = known.name,
+            "ignored, because Kubernetes set it for a service of that name; {own} sets {}",
+            known.key
+        );
+    }
+    is_of_kubernetes
 }
 
 /// Returns the key that one of our variables sets. Returns nothing for a variable that is not ours.
@@ -134,25 +185,35 @@ pub(super) fn name(key: &str) -> String {
 /// emulator, even if the file says otherwise.
 fn ecosystem(
     known: &Variable,
-    variables: &[(String, String)],
+    environment: &Environment,
     keys: &Keys,
 ) -> Vec<(String, (String, String))> {
-    let Some((name, value)) = set(known, variables) else { return Vec::new() };
+    let Some(given) = set(known, environment) else { return Vec::new() };
+    let (shown, text) = (given.shown(), given.text.clone());
     let is_emulator = known.kind == VariableKind::EmulatorHost;
-    let is_host = is_emulator && !value.contains("://");
-    let url = if is_host { format!("http://{value}") } else { value.clone() };
-    let mut set = vec![(known.key.to_owned(), (name.clone(), url))];
+    let value = match known.kind {
+        VariableKind::EmulatorHost => url("http", text),
+        VariableKind::Address(scheme) => url(scheme, text),
+        VariableKind::Default | VariableKind::Value | VariableKind::Override => text,
+    };
+    let mut set = vec![(known.key.to_owned(), (shown.clone(), value))];
     let section = known.key.strip_suffix(".endpoint").filter(|_| is_emulator);
     let credentials = section.map(|section| format!("{section}.credentials"));
     if let Some(credentials) = credentials.filter(|key| keys.has(key)) {
-        set.push((credentials, (name.clone(), "anonymous".into())));
+        set.push((credentials, (shown, "anonymous".into())));
     }
     set
 }
 
-/// Returns the name and the text of an ecosystem variable, unless it is unset or empty.
-fn set<'a>(known: &Variable, variables: &'a [(String, String)]) -> Option<&'a (String, String)> {
-    variables.iter().find(|(name, value)| name == known.name && !value.is_empty())
+/// Returns the URL of an address `host:port`. A URL stays as it is.
+fn url(scheme: &str, address: String) -> String {
+    if address.contains("://") { address } else { format!("{scheme}://{address}") }
+}
+
+/// Returns an ecosystem variable, unless it is unset or empty.
+fn set<'a>(known: &Variable, environment: &'a Environment) -> Option<&'a Given> {
+    let mut all = environment.all().iter();
+    all.find(|given| given.name == known.name && !given.text.is_empty())
 }
 
 /// Returns true for the address of an emulator that has neither a scheme nor a port. Port 80 is never

@@ -16,6 +16,8 @@ use super::url::is_tls;
 pub(super) struct Access {
     username: Option<String>,
     password: Option<String>,
+    /// Number of the database, in place of the one in the URL.
+    database: Option<u32>,
     pub(super) certificates: TlsCertificates,
 }
 
@@ -25,7 +27,10 @@ impl Access {
     /// # Errors
     /// Fails for a file that cannot be read or has the wrong content.
     pub(super) fn to_redis(settings: &RedisSettings) -> Result<Self, LayerError> {
-        Self::read(settings.username.as_ref(), settings.password_file.as_deref(), &settings.tls)
+        let (user, file) = (settings.username.as_ref(), settings.password_file.as_deref());
+        let access = Self::read(user, file, &settings.tls)?;
+        let password = access.password.or_else(|| settings.password.text().map(str::to_owned));
+        Ok(Self { password, database: settings.database, ..access })
     }
 
     /// Reads the access to the sentinels. It reads files, so it may block.
@@ -45,7 +50,8 @@ impl Access {
         let password = password_file.map(read).transpose()?;
         // Editors and `echo` append a line end.
         let password = password.map(|text| text.trim_end_matches(['\n', '\r']).to_owned());
-        Ok(Self { username: username.cloned(), password, certificates: certificates(tls)? })
+        let (username, certificates) = (username.cloned(), certificates(tls)?);
+        Ok(Self { username, password, database: None, certificates })
     }
 
     /// Returns the connection data of a server, including the login.
@@ -77,6 +83,9 @@ impl Access {
         if let Some(username) = &self.username {
             login = login.set_username(username);
         }
+        if let Some(database) = self.database {
+            login = login.set_db(database.into());
+        }
         login
     }
 }
@@ -86,6 +95,7 @@ mod tests {
     use std::io::Write as _;
 
     use redis::IntoConnectionInfo as _;
+    use service::settings::Password;
 
     use super::*;
     use crate::cache::redis::settings::Sentinel;
@@ -99,7 +109,7 @@ mod tests {
             password_file: Some(file.path().into()),
             ..RedisSettings::default()
         };
-        let localhost = "redis://localhost".into_connection_info().unwrap();
+        let localhost = "redis://localhost/1".into_connection_info().unwrap();
         let login = |settings: &RedisSettings| {
             let access = Access::to_redis(settings).unwrap();
             access.server(&localhost).redis_settings().clone()
@@ -111,9 +121,16 @@ mod tests {
 
         let with_both = login(&settings);
         let with_none = login(&RedisSettings::default());
+        let of_variables = login(&RedisSettings {
+            password: Password::new("hunter3"),
+            database: Some(2),
+            ..RedisSettings::default()
+        });
 
         assert_eq!((with_both.username(), with_both.password()), (Some("enrich"), Some("hunter2")));
         assert_eq!((with_none.username(), with_none.password()), (None, None));
+        assert_eq!((of_variables.password(), of_variables.db()), (Some("hunter3"), 2));
+        assert_eq!((with_both.db(), with_none.db()), (1, 1));
         let of_sentinels = to_sentinels.server(&localhost);
         let of_sentinels = of_sentinels.redis_settings();
         assert_eq!((of_sentinels.username(), of_sentinels.password()), (Some("guard"), None));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::Faults;
-use service::settings::{Parsed, Tls, url};
+use service::settings::{Parsed, Password, Tls, Variable, VariableKind, url};
 
 use super::super::LayerError;
 use super::certificates;
@@ -23,16 +23,21 @@ pub struct RedisSettings {
     /// Further nodes of the cluster, or further sentinels. They are asked in turn when the first
     /// one does not answer.
     pub other_urls: Vec<Parsed<RedisUrl>>,
+    /// Number of the database, in place of the one in `url`. A cluster has number 0 alone.
+    pub database: Option<u32>,
     /// Kind of server at `url`: `node`, `cluster` or `sentinel`.
     pub mode: Mode,
     /// Sentinels, in mode `sentinel`.
     pub sentinel: Sentinel,
     /// TLS certificates, for `rediss`.
     pub tls: Tls,
-    /// User name; Redis's own `default` if unset. It needs `password_file`.
+    /// User name; Redis's own `default` if unset. It needs a password.
     pub username: Option<String>,
     /// File that holds the password. It is read again for each connection.
     pub password_file: Option<PathBuf>,
+    /// Password, if there is no file. Set it by the variable `REDIS_PASSWORD` and not in a file that
+    /// others can read.
+    pub password: Password,
     /// Prefix of all keys and channels. The project, the database and the collection of the
     /// documents follow it.
     pub key_prefix: String,
@@ -76,11 +81,13 @@ impl Default for RedisSettings {
         Self {
             url: None,
             other_urls: Vec::new(),
+            database: None,
             mode: Mode::Node,
             sentinel: Sentinel::default(),
             tls: Tls::default(),
             username: None,
             password_file: None,
+            password: Password::default(),
             key_prefix: "dataflow:enrich:".into(),
             timeout: Duration::from_millis(500),
         }
@@ -88,6 +95,17 @@ impl Default for RedisSettings {
 }
 
 impl RedisSettings {
+    /// Variables that set keys of the section `cache.redis`.
+    pub const VARIABLES: [Variable; 3] = [
+        Variable {
+            name: "REDIS_ADDR",
+            key: "cache.redis.url",
+            kind: VariableKind::Address("redis"),
+        },
+        Variable { name: "REDIS_PASSWORD", key: "cache.redis.password", kind: VariableKind::Value },
+        Variable { name: "REDIS_DB", key: "cache.redis.database", kind: VariableKind::Value },
+    ];
+
     /// Returns all URLs, in the order in which they are asked.
     ///
     /// # Errors
@@ -128,6 +146,10 @@ impl RedisSettings {
         let has_users = self.mode != Mode::Node || self.other_urls.is_empty();
         let right = "means nothing in mode `node`: set cache.redis.mode";
         faults.require(has_users, "cache.redis.other_urls", right);
+        let has_cluster = self.mode == Mode::Cluster;
+        let is_right = !has_cluster || self.database.is_none_or(|database| database == 0);
+        let right = "must be 0: a cluster has number 0 alone";
+        faults.require(is_right, "cache.redis.database", right);
         let is_first = self.url.is_some() || self.other_urls.is_empty();
         faults.require(is_first, "cache.redis.url", "required with other_urls");
     }
@@ -145,9 +167,13 @@ impl RedisSettings {
     }
 
     fn check_logins(&self, faults: &mut Faults) {
+        let has_both = self.password_file.is_some() && self.password.text().is_some();
+        let right = "must not be set together with cache.redis.password_file";
+        faults.require(!has_both, "cache.redis.password", right);
+        let has_password = self.password.text().is_some();
         let logins = [
-            ("cache.redis", &self.username, &self.password_file),
-            ("cache.redis.sentinel", &self.sentinel.username, &self.sentinel.password_file),
+            ("cache.redis", self.username.as_ref().filter(|_| !has_password), &self.password_file),
+            ("cache.redis.sentinel", self.sentinel.username.as_ref(), &self.sentinel.password_file),
         ];
         for (section, username, password_file) in logins {
             let key = format!("{section}.password_file");

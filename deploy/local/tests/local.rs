@@ -1,0 +1,137 @@
+//! Runs local mode as a program, with few messages.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use e2e::process::free_port;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+/// Longest wait for a line of the output, or for the end.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Local mode as a process. Dropping it kills the process.
+struct Run {
+    process: Child,
+    output: Lines<BufReader<ChildStdout>>,
+    said: String,
+}
+
+impl Run {
+    fn start(options: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dataflow"));
+        command.args(["--cloud-port=0", "--http-port=0", "--ingest-port=0"]).args(options);
+        command.stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, output, said: String::new() }
+    }
+
+    /// Reads the output up to a line that begins like this, and returns its second word.
+    async fn address(&mut self, name: &str) -> String {
+        loop {
+            let line = timeout(PATIENCE, self.output.next_line()).await.unwrap().unwrap();
+            let line = line.unwrap_or_else(|| panic!("no {name} in {}", self.said));
+            self.said.push_str(&line);
+            self.said.push('\n');
+            if line.starts_with(name) {
+                return line.split_whitespace().nth(1).unwrap().to_owned();
+            }
+        }
+    }
+
+    /// Reads the rest of the output, and requires success.
+    async fn end(mut self) -> String {
+        while let Some(line) = timeout(PATIENCE, self.output.next_line()).await.unwrap().unwrap() {
+            self.said.push_str(&line);
+            self.said.push('\n');
+        }
+        let status = timeout(PATIENCE, self.process.wait()).await.unwrap().unwrap();
+        assert!(status.success(), "{status}\n{}", self.said);
+        self.said
+    }
+
+    async fn interrupt(&self) {
+        let id = self.process.id().unwrap().to_string();
+        let sent = Command::new("kill").args(["-INT", &id]).status().await.unwrap();
+        assert!(sent.success());
+    }
+}
+
+/// Makes a folder that the user of PostgreSQL can reach.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+/// Runs the profile engine in a folder until this number of messages is accounted for.
+async fn engine(folder: &Path, messages: u64) -> (String, Value) {
+    let report = folder.join("report.json");
+    let options = [
+        "--profile=engine",
+        "--query-port=0",
+        "--once",
+        "--devices=7",
+        &format!("--messages={messages}"),
+        &format!("--report={}", report.display()),
+        &format!("--data-dir={}", folder.join("data").display()),
+    ];
+    let said = Run::start(&options).end().await;
+    (said, serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap())
+}
+
+#[tokio::test]
+async fn the_profile_engine_makes_one_row_of_each_message_over_http() {
+    let folder = folder();
+
+    let (said, first) = engine(folder.path(), 300).await;
+    // Rows of an earlier run in the same folder do not count.
+    let (_, second) = engine(folder.path(), 40).await;
+
+    for (report, messages) in [(first, 300), (second, 40)] {
+        for name in ["sent", "acknowledged", "rows"] {
+            assert_eq!(report[name], messages, "{name}: {report}");
+        }
+        for name in ["missing", "corrupted", "invented", "duplicates", "dead_letters"] {
+            assert_eq!(report[name], 0, "{name}: {report}");
+        }
+        assert_eq!(report["problems"], serde_json::json!([]));
+    }
+    for line in ["HTTP  ", "Query  ", "Rows  ", "Cloud  ", "every message is accounted for"] {
+        assert!(said.lines().any(|said| said.starts_with(line)), "{line}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn local_mode_takes_messages_over_http_too() {
+    let folder = folder();
+    let mqtt = format!("--mqtt-port={}", free_port().unwrap());
+    let data = format!("--data-dir={}", folder.path().join("data").display());
+    let mut run = Run::start(&["--messages=20", "--broker=built-in", &mqtt, &data]);
+    let url = run.address("HTTP  ").await;
+    let cloud = run.address("Cloud  ").await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+
+    let item = r#"{"sourceId":"abc","payload":{"temperature":21.5}}"#;
+    let post = client.post(&url).header("content-type", "application/json").body(item);
+    let answer = post.send().await.unwrap();
+    let status = answer.status();
+    run.interrupt().await;
+    let said = run.end().await;
+
+    assert!(url.ends_with("/ingest"), "{url}");
+    assert_eq!(status, 202, "{}", answer.text().await.unwrap());
+    assert!(said.contains("every message is accounted for"), "{said}");
+    assert!(cloud.starts_with("http://"), "{cloud}");
+    let rows = said.lines().find(|line| line.starts_with("rows ")).unwrap();
+    // Those of the devices, and the one over HTTP.
+    assert_eq!(rows.split_whitespace().nth(1), Some("21"), "{said}");
+}
