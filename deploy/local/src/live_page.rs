@@ -6,8 +6,8 @@ use std::time::Duration;
 use e2e::cloud::Cloud;
 use e2e::hosted::HostedService;
 use e2e::names::{ARCHIVE, DEAD_LETTERS, ENRICH, ROWS};
-use live::settings::{Replay, Settings, Stage};
 use live::Live;
+use live::settings::{Replay, Settings, Stage};
 use pubsub::Endpoint;
 use web::{Bound, Listener, Metrics, Open, Reach, Server};
 

@@ -3,8 +3,8 @@
 use message::attribute;
 use message::envelope::Input;
 use message::{Envelope, Message};
-use pipeline::metrics::ReasonLabel;
 use pipeline::hops::{Ids, RecordKind, RecordText};
+use pipeline::metrics::ReasonLabel;
 use pipeline::{Error, Event as _, Recovery, Step, Transform};
 use pubsub::limits::{MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES};
 use pubsub::{Outgoing, TopicName};

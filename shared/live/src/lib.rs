@@ -33,9 +33,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use web::Reach;
 
-pub use settings::Settings;
 use poll::{Latest, Poller};
 use replicas::Replicas;
+pub use settings::Settings;
 use watching::Taps;
 
 /// Running page server. Dropping it ends its streams.

@@ -16,7 +16,8 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 
 /// Returns the routes.
 pub(crate) fn routes() -> Router {
-    let mut router = Router::new().route("/", get(async || file(INDEX, "text/html; charset=utf-8")));
+    let mut router =
+        Router::new().route("/", get(async || file(INDEX, "text/html; charset=utf-8")));
     for (name, content) in FILES {
         let media_type = match name.rsplit_once('.') {
             Some((_, "css")) => "text/css; charset=utf-8",
@@ -45,7 +46,9 @@ mod tests {
     #[test]
     fn the_page_needs_no_code_of_its_own() {
         // The policy forbids it, so it would not run.
-        assert!(!INDEX.contains("<style") && !INDEX.contains(" style=") && !INDEX.contains(" onclick="));
+        assert!(
+            !INDEX.contains("<style") && !INDEX.contains(" style=") && !INDEX.contains(" onclick=")
+        );
         for (at, _) in INDEX.match_indices("<script") {
             assert!(INDEX[at..].split('>').next().is_some_and(|tag| tag.contains("src=")));
         }

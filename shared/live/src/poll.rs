@@ -11,13 +11,13 @@ use time::macros::format_description;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::replicas::Replicas;
 use crate::replaying::letter_id;
+use crate::replicas::Replicas;
 use crate::settings::Settings;
 use crate::stage::{self, Answers, Letter, Status, StatusWish, WaitingFor};
 use crate::state::{
-    DeadLetters, EndToEnd, Kind, Latency, LetterState, ReasonCount, ReplicaState, StageState, State,
-    TapState, mark_slowest,
+    DeadLetters, EndToEnd, Kind, Latency, LetterState, ReasonCount, ReplicaState, StageState,
+    State, TapState, mark_slowest,
 };
 use crate::watching::Taps;
 use crate::window::Window;
@@ -273,9 +273,8 @@ fn empty(settings: &Settings, index: usize) -> StageState {
 
 /// Returns the time in RFC 3339 with three digits after the second.
 fn now() -> String {
-    let form = format_description!(
-        "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
-    );
+    let form =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     OffsetDateTime::now_utc().format(&form).unwrap_or_default()
 }
 

@@ -37,9 +37,9 @@ pub(crate) async fn replay(parts: &Parts, id: &str) -> Result<(), Problem> {
             info!(stage = stage.name, ingest_id, "a dead letter was replayed");
             Ok(())
         }
-        Ok(Replayed::Missing) => {
-            Err(unknown("the dead letter is gone: it was replayed before, or somebody reads it now"))
-        }
+        Ok(Replayed::Missing) => Err(unknown(
+            "the dead letter is gone: it was replayed before, or somebody reads it now",
+        )),
         Err(error) => {
             let why = format!("{error:#}");
             warn!(stage = stage.name, ingest_id, error = why, "a dead letter was not replayed");

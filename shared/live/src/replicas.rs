@@ -64,8 +64,7 @@ impl Replicas {
         let host = address_of(url).ok_or_else(|| format!("{url} is no URL of a health port"))?;
         let found = timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host(host.to_owned())).await;
         let found = found.map_err(|_late| format!("{host}: the name was not resolved in time"))?;
-        let mut addresses: Vec<_> =
-            found.map_err(|error| format!("{host}: {error}"))?.collect();
+        let mut addresses: Vec<_> = found.map_err(|error| format!("{host}: {error}"))?.collect();
         // A name such as localhost has addresses of two families for one process.
         if addresses.iter().any(SocketAddr::is_ipv4) {
             addresses.retain(SocketAddr::is_ipv4);

@@ -152,9 +152,8 @@ async fn messages(
     message: Result<Json<NewMessage>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Sent>), Response> {
     identity.require(scope::INGEST).map_err(IntoResponse::into_response)?;
-    let Json(message) = message.map_err(|wrong| {
-        Problem::new(wrong.status(), wrong.body_text()).into_response()
-    })?;
+    let Json(message) =
+        message.map_err(|wrong| Problem::new(wrong.status(), wrong.body_text()).into_response())?;
     let sent = sending::send(&parts, &message).await.map_err(IntoResponse::into_response)?;
     Ok((StatusCode::ACCEPTED, Json(sent)))
 }
@@ -167,7 +166,8 @@ async fn replay(
 ) -> Result<Json<Value>, Response> {
     identity.require(scope::INGEST).map_err(IntoResponse::into_response)?;
     if !Rights::of(&identity, &parts).replay {
-        let why = "dead letters are replayed only with authentication, and if live.dead_letters is set";
+        let why =
+            "dead letters are replayed only with authentication, and if live.dead_letters is set";
         return Err(Problem::new(StatusCode::FORBIDDEN, why).into_response());
     }
     replaying::replay(&parts, &id).await.map_err(IntoResponse::into_response)?;

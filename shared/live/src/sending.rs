@@ -51,7 +51,8 @@ pub(crate) async fn send(parts: &Parts, message: &NewMessage) -> Result<Sent, Pr
     let item = Item { source_id: &message.device, payload: &message.payload };
     let mut request = parts.replicas.client().post(url).timeout(TIMEOUT).json(&item);
     if let Some(file) = &parts.settings.ingest_key_file {
-        let key = read_key(file).map_err(|wrong| unavailable(format!("ingest_key_file {wrong}")))?;
+        let key =
+            read_key(file).map_err(|wrong| unavailable(format!("ingest_key_file {wrong}")))?;
         request = request.header("x-api-key", key);
     }
     let answer = request.send().await.map_err(|error| unavailable(describe(&error)))?;

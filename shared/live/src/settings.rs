@@ -93,7 +93,8 @@ impl Settings {
         if let Some(url) = &self.ingest_url {
             check_url(&format!("{key}.ingest_url"), url, faults);
         }
-        for (name, file) in [("key_file", &self.key_file), ("ingest_key_file", &self.ingest_key_file)]
+        for (name, file) in
+            [("key_file", &self.key_file), ("ingest_key_file", &self.ingest_key_file)]
         {
             if let Some(Err(wrong)) = file.as_deref().map(read_key) {
                 faults.add(&format!("{key}.{name}"), wrong);
@@ -101,7 +102,11 @@ impl Settings {
         }
         if let Some(Replay { project, subscription, .. }) = &self.dead_letters {
             for (name, value) in [("project", project), ("subscription", subscription)] {
-                faults.require(!value.is_empty(), &format!("{key}.dead_letters.{name}"), "required");
+                faults.require(
+                    !value.is_empty(),
+                    &format!("{key}.dead_letters.{name}"),
+                    "required",
+                );
             }
         }
         faults.range(&format!("{key}.max_viewers"), self.max_viewers, 1..=MAX_VIEWERS);

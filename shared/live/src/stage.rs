@@ -78,7 +78,11 @@ struct Condition {
 }
 
 /// Asks a replica. With `status`, also for the facts that seldom change.
-pub(crate) async fn ask(replicas: &Replicas, address: SocketAddr, wants_status: StatusWish) -> Answers {
+pub(crate) async fn ask(
+    replicas: &Replicas,
+    address: SocketAddr,
+    wants_status: StatusWish,
+) -> Answers {
     let asked = timeout(TIMEOUT, ask_all(replicas, address, wants_status)).await;
     let reached = asked.unwrap_or_else(|_late| Err("does not answer in time".into()));
     Answers { address, reached }
@@ -115,10 +119,8 @@ async fn ask_all(
     let readiness: Readiness = serde_json::from_str(&readiness)
         .map_err(|error| format!("/readyz is not the one of a service: {error}"))?;
     let waiting = readiness.conditions.into_iter().filter(|(_, condition)| !condition.ready);
-    let waiting_for = waiting.map(|(dependency, condition)| WaitingFor {
-        dependency,
-        detail: condition.reason,
-    });
+    let waiting_for =
+        waiting.map(|(dependency, condition)| WaitingFor { dependency, detail: condition.reason });
     Ok(Reached {
         sample: Sample::parse(&metrics),
         is_ready: readiness.ready,

@@ -80,7 +80,10 @@ enum Told {
     /// A replica tells its hops from now on.
     Open,
     /// A replica could not be asked.
-    Away { replica: String, why: String },
+    Away {
+        replica: String,
+        why: String,
+    },
     Hop(Map<String, Value>),
 }
 

@@ -40,9 +40,9 @@ pub fn of_uuid(text: &str) -> Option<OffsetDateTime> {
     }
     // The first 48 bits are the milliseconds since 1970-01-01 [RFC 9562, 5.7].
     let digits = bytes[..8].iter().chain(&bytes[9..13]);
-    let millis = digits.map(|digit| char::from(*digit).to_digit(16)).try_fold(0, |sum, digit| {
-        Some(sum * 16 + i128::from(digit?))
-    })?;
+    let millis = digits
+        .map(|digit| char::from(*digit).to_digit(16))
+        .try_fold(0, |sum, digit| Some(sum * 16 + i128::from(digit?)))?;
     OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000).ok().and_then(in_utc)
 }
 

@@ -91,8 +91,9 @@ impl RecordText {
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
             _ => beginning.len(),
         };
-        let text = String::from_utf8_lossy(&beginning[..end]).into_owned();
-        let text = crate::dead_letter::cut(text, max_bytes);
+        let mut text = String::from_utf8_lossy(&beginning[..end]).into_owned();
+        // Replaced bytes are longer than they were.
+        text.truncate(text.floor_char_boundary(max_bytes));
         Self { kind, text, truncated: bytes.len() > max_bytes }
     }
 }
@@ -134,7 +135,7 @@ pub struct Hop {
     pub record: Option<RecordText>,
     /// Share of the memory for hops that wait. The hop gives it back when it is dropped.
     #[serde(skip)]
-    room: Room,
+    room: WaitingBytes,
 }
 
 impl Hop {
@@ -149,25 +150,21 @@ impl Hop {
 
 /// Bytes of hops that wait for their viewers. Dropping it gives them back.
 #[derive(Debug, Default)]
-struct Room {
+struct WaitingBytes {
     waiting: Arc<AtomicUsize>,
     bytes: usize,
 }
 
-impl Drop for Room {
+impl Drop for WaitingBytes {
     fn drop(&mut self) {
         self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 /// Writes a time in RFC 3339 with three digits after the second.
-pub(crate) fn millis<S: Serializer>(
-    at: &OffsetDateTime,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    const FORM: &[FormatItem<'_>] = format_description!(
-        "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
-    );
+pub(crate) fn millis<S: Serializer>(at: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+    const FORM: &[FormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     let text = at.to_offset(time::UtcOffset::UTC).format(&FORM);
     serializer.serialize_str(&text.map_err(serde::ser::Error::custom)?)
 }

@@ -4,6 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::http::{HeaderMap, header};
 
+/// Address of the other side of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub SocketAddr);
+
 /// Returns true if a request comes from a program on the same machine, for itself.
 ///
 /// A proxy that passes requests of others on adds headers. A web page whose name leads to this machine
@@ -22,7 +26,8 @@ pub fn has_local_host(headers: &HeaderMap) -> bool {
     // HTTP/2 has no such header. Browsers speak it only with TLS.
     let Some(host) = headers.get(header::HOST) else { return true };
     let Ok(host) = host.to_str() else { return false };
-    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let name =
+        host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
     let name = name.map_or(host, |(name, _)| name).trim_matches(['[', ']']);
     let address = name.parse::<IpAddr>();
     address.map_or(name == "localhost", |address| address.to_canonical().is_loopback())

@@ -16,6 +16,7 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::caller::Peer;
 use crate::impatient::Impatient;
 use crate::settings::Http;
 use crate::{Context, Health, listen, live};
@@ -32,10 +33,6 @@ const PATHS: &str = "\
 
 /// Longest time in which a client takes no byte of an answer. Its connection is cut then.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Address of the other side of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(pub SocketAddr);
 
 /// Listener whose clients must take what is written.
 struct Listening(TcpListener);

@@ -21,8 +21,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::Context;
-use crate::caller;
-use crate::http::Peer;
+use crate::caller::{self, Peer};
 
 pub(crate) mod key;
 
@@ -74,7 +73,8 @@ async fn guard(
     if may_pass {
         return next.run(request).await;
     }
-    let why = "answers callers on the same machine, or with the key of http.live_key_file as X-Api-Key";
+    let why =
+        "answers callers on the same machine, or with the key of http.live_key_file as X-Api-Key";
     problem(StatusCode::FORBIDDEN, why)
 }
 

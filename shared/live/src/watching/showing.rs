@@ -111,7 +111,8 @@ impl HopViewer {
 }
 
 fn ready(ready: &Ready) -> Bytes {
-    let missing = ready.missing.iter().map(|(replica, why)| json!({ "replica": replica, "why": why }));
+    let missing =
+        ready.missing.iter().map(|(replica, why)| json!({ "replica": replica, "why": why }));
     let missing: Vec<_> = missing.collect();
     event("ready", &json!({ "replicas": ready.replicas, "missing": missing }).to_string())
 }

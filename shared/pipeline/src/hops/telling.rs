@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use super::letters::{MAX_PAYLOAD_BYTES, RecentLetter};
-use super::{Hop, HopStep, Hops, Ids, RecordText, Room};
+use super::{Hop, HopStep, Hops, Ids, RecordText, WaitingBytes};
 use crate::{DeadLetter, Event, panics};
 
 /// Identity of a message that somebody may watch. It stays when the message itself is gone.
@@ -73,12 +73,7 @@ impl Shown {
     }
 
     /// Tells the viewers a step of a message. `told` is called if one of them wants it.
-    pub(crate) fn tell<'a>(
-        &self,
-        owner: &Owner,
-        step: HopStep,
-        told: impl FnOnce() -> Told<'a>,
-    ) {
+    pub(crate) fn tell<'a>(&self, owner: &Owner, step: HopStep, told: impl FnOnce() -> Told<'a>) {
         self.hops.send(&owner.ids(), step, || {
             let told = panics::catch("describe record", told).unwrap_or_default();
             let Owner { ingest_id, device_id, message_id, source } = owner.clone();
@@ -94,7 +89,7 @@ impl Shown {
                 reason: told.reason,
                 detail: told.detail.map(str::to_owned),
                 record: told.record,
-                room: Room::default(),
+                room: WaitingBytes::default(),
             }
         });
     }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::letters::{RecentLetter, RecentLetters};
-use super::{Hop, HopStep, Ids, Room};
+use super::{Hop, HopStep, Ids, WaitingBytes};
 
 /// Maximum number of viewers of a process.
 const MAX_VIEWERS: usize = 256;
@@ -35,14 +35,12 @@ pub struct Filter {
 
 impl Filter {
     fn takes(&self, ids: &Ids<'_>, step: HopStep) -> bool {
-        let is = |wanted: &Option<String>, id: &str| {
-            wanted.as_ref().is_none_or(|wanted| wanted == id)
-        };
+        let is =
+            |wanted: &Option<String>, id: &str| wanted.as_ref().is_none_or(|wanted| wanted == id);
         let is_sampled = match step {
-            HopStep::Transformed
-            | HopStep::Skipped
-            | HopStep::DeadLettered
-            | HopStep::Dropped => true,
+            HopStep::Transformed | HopStep::Skipped | HopStep::DeadLettered | HopStep::Dropped => {
+                true
+            }
             HopStep::Received | HopStep::Durable | HopStep::Nacked => false,
         };
         (is_sampled || !self.tap)
@@ -175,7 +173,7 @@ impl Hops {
         let mut hop = hop();
         let bytes = hop.size();
         let waiting = self.0.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        hop.room = Room { waiting: Arc::clone(&self.0.waiting_bytes), bytes };
+        hop.room = WaitingBytes { waiting: Arc::clone(&self.0.waiting_bytes), bytes };
         let has_room = waiting + bytes <= MAX_WAITING_BYTES;
         let hop = Arc::new(hop);
         for viewer in wanted {
@@ -215,8 +213,7 @@ impl Viewer {
 impl Drop for Viewer {
     fn drop(&mut self) {
         let mut viewers = lock(&self.hops.0.viewers);
-        *viewers =
-            viewers.iter().filter(|one| !Arc::ptr_eq(one, &self.watcher)).cloned().collect();
+        *viewers = viewers.iter().filter(|one| !Arc::ptr_eq(one, &self.watcher)).cloned().collect();
         self.hops.0.is_watched.store(!viewers.is_empty(), Ordering::Relaxed);
     }
 }
@@ -247,7 +244,7 @@ mod tests {
             reason: None,
             detail: None,
             record: Some(RecordText::new(super::super::RecordKind::Payload, text.as_bytes())),
-            room: Room::default(),
+            room: WaitingBytes::default(),
         }
     }
 

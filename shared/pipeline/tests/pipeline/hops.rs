@@ -138,7 +138,10 @@ async fn the_age_counts_from_the_ingest_that_the_id_tells() {
     one.publish_time = time::macros::datetime!(2022-02-22 19:22:32 UTC);
     let since = time::OffsetDateTime::now_utc() - one.publish_time;
 
-    env.push_all([message("2"), one.with_attribute("ingest_id", "017f22e2-79b0-7cc3-98c4-dc0c0c07398f")]);
+    env.push_all([
+        message("2"),
+        one.with_attribute("ingest_id", "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"),
+    ]);
     env.pass(seconds(1)).await;
 
     let (count, sum) = age();

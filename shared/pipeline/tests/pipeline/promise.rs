@@ -135,7 +135,8 @@ fn viewers() -> impl Strategy<Value = Viewers> {
 
 fn cases() -> impl Strategy<Value = Case> {
     let lease = proptest::option::of((20..600_u64).prop_map(Duration::from_secs));
-    let ends = (lease, any::<bool>(), lost_nacks(), policies(), proptest::bool::weighted(0.2), viewers());
+    let ends =
+        (lease, any::<bool>(), lost_nacks(), policies(), proptest::bool::weighted(0.2), viewers());
     let rates = (rates(), rates(), rates());
     // A batch of an archive counts its allocated memory, so there must be room for some batches.
     let room = (limits(), 0..20_usize).prop_map(|(limits, batches)| (limits, batches * MAX_HANDLE));

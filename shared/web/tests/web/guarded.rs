@@ -112,7 +112,8 @@ async fn bytes_of_bodies_are_limited_with_and_without_their_length() {
 #[tokio::test]
 async fn open_routes_need_no_credentials_and_all_others_do() {
     let auth = guard(RateLimit::default()).await;
-    let routes = |path: &str| axum::Router::new().route(path, axum::routing::get(|| async { "here" }));
+    let routes =
+        |path: &str| axum::Router::new().route(path, axum::routing::get(|| async { "here" }));
     let bound = Bound::bind(&listener(), "test", auth).await.unwrap().with_open(routes("/page"));
     let address = bound.address();
     let _server = bound.serve(routes("/data"), &web::Metrics::default());

@@ -80,10 +80,7 @@ where
 ///
 /// # Errors
 /// The topic is not known.
-pub async fn as_it_was(
-    message: Message,
-    topic: Option<TopicName>,
-) -> Result<Outgoing, Error> {
+pub async fn as_it_was(message: Message, topic: Option<TopicName>) -> Result<Outgoing, Error> {
     let unknown = || Recovery::Stop.because("replay", "the topic is not known: give it with --to");
     Ok(Outgoing {
         topic: topic.ok_or_else(unknown)?,

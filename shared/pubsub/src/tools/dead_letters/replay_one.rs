@@ -73,7 +73,9 @@ impl DeadLetterTool<'_> {
             let Some(page) = reader.page().await? else {
                 return match reader.shortfall() {
                     None => Ok(Replayed::Missing),
-                    Some(shortfall) => bail!("not all letters were read: {}", shortfall.explain().0),
+                    Some(shortfall) => {
+                        bail!("not all letters were read: {}", shortfall.explain().0)
+                    }
                 };
             };
             if let Some(letter) = page.iter().find(is_wanted) {
@@ -111,7 +113,11 @@ mod tests {
         let replay = async |id| tool.replay_one("dead-letters", id, as_it_was).await;
 
         assert_eq!(replay("2").await.unwrap(), Replayed::Sent);
-        assert_eq!(replay("2").await.unwrap(), Replayed::Missing, "the other is of another service");
+        assert_eq!(
+            replay("2").await.unwrap(),
+            Replayed::Missing,
+            "the other is of another service"
+        );
 
         assert_eq!(texts(&env.pull("messages").await), ["b"]);
         let mut left = texts(&env.backlog().await);
