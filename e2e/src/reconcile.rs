@@ -104,7 +104,7 @@ pub fn reconcile(fleet: &Fleet, destinations: Destinations<'_>) -> Reconciliatio
     Reconciliation {
         sent: log.sent_count(),
         acknowledged: log.acknowledged_count(),
-        rows: count(destinations.table),
+        rows: count(destinations.table.or(destinations.postgresql)),
         archived: count(destinations.archive),
         dead_letters: destinations.dead_letters.len() as u64,
         missing: findings.missing.len() as u64,

@@ -59,7 +59,7 @@ impl ServiceSettings {
             intake: bigqueries.intake.clone(),
             ..<_>::default()
         };
-        settings.intake.subscription.id = cloud.name(POSTGRES);
+        settings.intake.subscription.id = cloud.name(POSTGRES).into();
         settings.postgres.host = "127.0.0.1".into();
         settings.postgres.port = port;
         settings.postgres.user = USER.into();
@@ -125,7 +125,7 @@ fn pubsub(cloud: &Cloud) -> Endpoint {
 
 /// Returns the settings of a process with its health server on any free port of loopback.
 fn process(cloud: &Cloud, defaults: ProcessSettings) -> ProcessSettings {
-    let http = Http { host: "127.0.0.1".into(), port: 0 };
+    let http = Http { host: "127.0.0.1".into(), port: 0, ..Http::default() };
     ProcessSettings { project: cloud.project.clone(), http, ..defaults }
 }
 
@@ -208,7 +208,7 @@ pub fn query(cloud: &Cloud, server: &Postgres) -> ::query::config::Settings {
     let mut settings = ::query::config::Settings::default();
     settings.process = process(cloud, settings.process);
     settings.api.port = 0;
-    settings.postgres = login(server);
+    settings.postgres = Some(login(server));
     settings.table.name = TABLE.into();
     settings.table.source_column = "device_id".into();
     settings

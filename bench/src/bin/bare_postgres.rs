@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use clap::Parser;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::FutureExt as _;
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::Subscriber;
 use google_cloud_pubsub::subscriber::MessageStream;

@@ -80,6 +80,7 @@ async fn of_google(env: &LocalEnv, fleet: &Fleet, known: &Known) -> anyhow::Resu
         table: Some(&rows),
         dead_letters: &env.dead_letters().await?,
         is_enriched: true,
+        ..Destinations::default()
     };
     Ok(reconcile::reconcile(fleet, destinations))
 }
@@ -94,7 +95,7 @@ async fn of_engine(env: &LocalEnv, engine: &Engine, fleet: &Fleet) -> anyhow::Re
     let totals = reconcile::reconcile(
         fleet,
         Destinations {
-            table: Some(&rows),
+            postgresql: Some(&rows),
             dead_letters: &env.dead_letters().await?,
             is_enriched: true,
             ..Destinations::default()

@@ -30,7 +30,11 @@ impl Address {
 
 /// Returns all addresses, in the order in which they are shown.
 pub(crate) fn of(args: &Args, env: &LocalEnv) -> Vec<Address> {
-    let mut addresses = vec![Address::new("HTTP", format!("{}/ingest", env.ingest), "POST")];
+    let page = format!("http://{}", env.page.address());
+    let mut addresses = vec![
+        Address::new("Live", page, "state, messages, dead letters"),
+        Address::new("HTTP", format!("{}/ingest", env.ingest), "POST"),
+    ];
     if let Destination::Engine(engine) = &env.destination {
         addresses.push(Address::new("Query", format!("{}/data", engine.query_url()), "GET"));
         addresses.push(Address::new("Rows", engine.postgres_url(), "PostgreSQL"));

@@ -17,6 +17,7 @@ use ingestion::Ingestion;
 use crate::args::{Args, Profile};
 use crate::broker::Broker;
 use crate::engine::Engine;
+use crate::live_page::LivePage;
 use crate::progress::Progress;
 use crate::settings;
 
@@ -33,6 +34,7 @@ pub(crate) struct LocalEnv {
     /// URL of ingest over HTTP, without its path.
     pub ingest: String,
     pub destination: Destination,
+    pub page: LivePage,
 }
 
 /// Place in which messages end.
@@ -76,11 +78,15 @@ impl LocalEnv {
         let folder = std::path::absolute(data_dir).context("find the data folder")?;
         let servers = TestEnv { broker, redis, server, cloud, folder };
         let (services, destination) = start_services(args, &servers, data_dir).await?;
-        let ingest = format!("http://127.0.0.1:{}", args.ingest_port);
-        let mut env = Self { servers, services, ingest, destination };
-        for service in env.hosted() {
+        for service in &services {
             service.ready(PATIENCE).await?;
         }
+        if let Destination::Engine(engine) = &destination {
+            engine.query.ready(PATIENCE).await?;
+        }
+        let page = LivePage::start(args, &services, &servers.cloud).await?;
+        let ingest = format!("http://127.0.0.1:{}", args.ingest_port);
+        let mut env = Self { servers, services, ingest, destination, page };
         env.ingest = env.ingest_url().context("find the address of ingest over HTTP")?;
         Ok(env)
     }
@@ -138,6 +144,7 @@ impl LocalEnv {
 
     /// Stops the remaining parts.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.page.stop().await;
         if let Destination::Engine(engine) = self.destination {
             engine.query.shutdown(GRACE).await?;
             engine.server.stop().await?;
@@ -190,7 +197,10 @@ fn profile(args: &Args) -> emulator::Profile {
 
 /// Refuses ports that are in use, before anything is started or written.
 fn check_ports(args: &Args) -> anyhow::Result<()> {
-    let mut ports = vec![(args.cloud_port, "the embedded cloud: choose another with --cloud-port")];
+    let mut ports = vec![
+        (args.cloud_port, "the embedded cloud: choose another with --cloud-port"),
+        (args.live_port(), "the live page: choose another with --live-port"),
+    ];
     // With port 0, each listener takes a free port.
     ports.push((args.ingest_port, "ingest over HTTP: choose another with --ingest-port"));
     match args.profile {
@@ -245,13 +255,14 @@ mod tests {
         let port_of = |listener: &TcpListener| listener.local_addr().unwrap().port();
         let taken = listen();
         let (port, spare) = (port_of(&taken), format!("--mqtt-port={}", port_of(&listen())));
-        let free = [&*spare, "--cloud-port=0", "--http-port=0", "--ingest-port=0"];
+        let free = [&*spare, "--cloud-port=0", "--http-port=0", "--ingest-port=0", "--live-port=0"];
         let engine = [&free[1..], &["--profile=engine", "--query-port=0"]].concat();
         for (option, others) in [
             ("--mqtt-port", &free[..]),
             ("--cloud-port", &free),
             ("--http-port", &free),
             ("--ingest-port", &free),
+            ("--live-port", &free),
             ("--query-port", &engine),
         ] {
             let own = format!("{option}={port}");

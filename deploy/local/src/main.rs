@@ -8,6 +8,7 @@ mod broker;
 mod description;
 mod engine;
 mod env;
+mod live_page;
 mod progress;
 mod report;
 mod run;

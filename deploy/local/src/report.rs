@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_account_says_what_becomes_of_letters_that_were_replayed() {
+    fn the_account_says_what_becomes_of_dead_letters_that_were_replayed() {
         let totals = Reconciliation { dead_letters: 2, duplicates: 1, ..Reconciliation::default() };
         let account = Account { totals, problems: Vec::new() };
         let report = Report::of(account, Duration::from_millis(1500));

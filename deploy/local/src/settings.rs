@@ -66,5 +66,5 @@ pub(crate) fn write(folder: &Path, service: &str, settings: &impl Settings) -> a
 pub(crate) fn http(args: &Args, index: u16) -> Http {
     // With port 0, each service takes a free port.
     let port = if args.http_port == 0 { 0 } else { args.http_port.saturating_add(index) };
-    Http { host: "127.0.0.1".into(), port }
+    Http { host: "127.0.0.1".into(), port, ..Http::default() }
 }

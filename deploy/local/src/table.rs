@@ -213,24 +213,6 @@ mod tests {
     }
 
     #[test]
-    fn the_account_says_what_becomes_of_dead_letters_that_were_replayed() {
-        let totals = Reconciliation { dead_letters: 2, duplicates: 1, ..Reconciliation::default() };
-        let report = Report { totals, elapsed_seconds: 1.5, messages_per_second: 10.0 };
-        let mut text = String::new();
-
-        write_report(&mut text, &report).unwrap();
-
-        let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap();
-        let words = |name| line(name).split_whitespace().skip(1).collect::<Vec<_>>().join(" ");
-        assert!(
-            line("dead letters").ends_with("2  refused, with the reason; also if replayed since")
-        );
-        assert_eq!(words("duplicates"), "1 arrived again: redelivered, or replayed");
-        assert!(text.lines().all(|line| line.len() <= 79), "{text}");
-        assert!(text.ends_with("\nevery message is accounted for\n"), "{text}");
-    }
-
-    #[test]
     fn a_file_gets_whole_lines_and_no_control_sequences() {
         let mut table = Table::default();
         table.redrawn(&lines(), None);

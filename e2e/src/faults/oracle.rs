@@ -137,7 +137,10 @@ impl Arrivals {
     /// Compares PostgreSQL with the archive, message by message.
     fn check_exactly_once(&self, outcome: &mut Outcome) {
         let of = |service| {
-            let dead_letters = self.dead_letters.iter().filter(move |dead_letter| reason(dead_letter).0 == service);
+            let dead_letters = self
+                .dead_letters
+                .iter()
+                .filter(move |dead_letter| reason(dead_letter).0 == service);
             dead_letters.map(|dead_letter| canonical(&content(dead_letter))).collect::<HashSet<_>>()
         };
         let (refused, unarchived) = (of(POSTGRES), of("icestore"));
@@ -156,7 +159,8 @@ impl Arrivals {
                 let attributes = &dead_letter.attributes;
                 outcome.failures.push(format!("a service panicked: {attributes:?}: {data}"));
             }
-            let Some(reading) = fleets.iter().find_map(|fleet| fleet.dead_lettered(dead_letter)) else {
+            let Some(reading) = fleets.iter().find_map(|fleet| fleet.dead_lettered(dead_letter))
+            else {
                 continue;
             };
             let is_right = refuses_rows && reason(dead_letter) == ("bigqueries", "row_refused");
@@ -179,7 +183,8 @@ impl Arrivals {
         let lines = hostile(&self.lines.messages);
         let (rows, stored) = (hostile(&self.rows), hostile(&self.stored.messages));
         let dead_letters = self.dead_letters_by_content();
-        let found = Found { lines: &lines, rows: &rows, stored: &stored, dead_letters, refuses_rows };
+        let found =
+            Found { lines: &lines, rows: &rows, stored: &stored, dead_letters, refuses_rows };
         let numbers = Numbers::of(&found);
         for (index, message) in messages.iter().enumerate() {
             let sender = SenderId::HostileClient(index);
@@ -225,7 +230,10 @@ impl Arrivals {
     fn dead_letters_by_content(&self) -> HashMap<Vec<u8>, Vec<(&str, &str)>> {
         let mut dead_letters: HashMap<_, Vec<_>> = HashMap::new();
         for dead_letter in &self.dead_letters {
-            dead_letters.entry(canonical(&content(dead_letter))).or_default().push(reason(dead_letter));
+            dead_letters
+                .entry(canonical(&content(dead_letter)))
+                .or_default()
+                .push(reason(dead_letter));
         }
         dead_letters
     }
@@ -265,7 +273,8 @@ impl<'a> Found<'a> {
             Expected::Arrives => lines > 0 && (rows > 0 || is_refused) && stored > 0,
             Expected::NoRow(why) => {
                 let is_dead_letter_of = |service| dead_letters.contains(&(service, why));
-                let has_dead_letters = is_dead_letter_of("bigqueries") && is_dead_letter_of(POSTGRES);
+                let has_dead_letters =
+                    is_dead_letter_of("bigqueries") && is_dead_letter_of(POSTGRES);
                 lines > 0 && rows + stored == 0 && has_dead_letters
             }
             Expected::DeadLettered(service, why) => {

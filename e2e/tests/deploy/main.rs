@@ -147,7 +147,7 @@ fn the_settings_of_the_profile_engine_are_right() {
     let query: query::config::Settings = service::settings::load(Some(&example), of_query).unwrap();
 
     assert!(!ingestion.has_mqtt());
-    assert_eq!(query.postgres.host, "postgresql");
+    assert_eq!(query.postgres.unwrap().host, "postgresql");
 }
 
 #[test]

@@ -16,6 +16,8 @@ use web::auth::settings::Auth;
 pub(crate) const SECTION: &str = "api";
 /// Section of the credentials that callers need.
 pub(crate) const AUTH: &str = "auth";
+/// Section of the live page.
+pub(crate) const LIVE: &str = "live";
 /// Connections to the server, if the settings do not say.
 pub(crate) const CONNECTIONS: usize = 10;
 /// Memory of one answer: the rows of the largest page, their text, and a row beyond its end.
@@ -53,6 +55,8 @@ pub struct Settings {
     /// Most bytes of all answers that clients have not read yet; 16 MiB to 1 TiB. Requests beyond it
     /// get 503.
     pub max_answer_bytes: usize,
+    /// Live page of all services, at `/`. Without it, there is no page.
+    pub live: Option<live::Settings>,
 }
 
 /// Dataset of BigQuery with the table, and the limits of a query.
@@ -136,6 +140,7 @@ impl Default for Settings {
             table: TableSettings::default(),
             timeout: Duration::from_secs(5),
             max_answer_bytes: 128 * 1024 * 1024,
+            live: None,
         }
     }
 }
@@ -222,6 +227,9 @@ impl service::Settings for Settings {
         let (bytes, range) = (self.max_answer_bytes, 16 << 20..=1_usize << 40);
         let right = format!("must be {} to {}, is {bytes}", range.start(), range.end());
         faults.require(range.contains(&bytes), "max_answer_bytes", right);
+        if let Some(live) = &self.live {
+            live.check(LIVE, faults);
+        }
     }
 
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {

@@ -2,7 +2,8 @@
 //!
 //! [`parameters`] reads a request. A [`store::Store`] asks the table for a page of rows: there are
 //! [`postgres_table`] and [`bigquery_table`]. [`answer`] writes the page as JSON, NDJSON or CSV.
-//! `/openapi.json` describes all of it to programs.
+//! `/openapi.json` describes all of it to programs. The live page of all services is on the same
+//! listener, if the settings ask for it.
 
 pub mod answer;
 pub mod bigquery_table;
@@ -16,6 +17,7 @@ mod routes;
 pub mod store;
 mod token;
 
+use axum::Router;
 use postgresql::{Server, Sessions};
 use service::health::Pauses;
 use service::tools::preflight::State;
@@ -26,6 +28,7 @@ use web::{Authenticator, Bound, Metrics};
 
 use bigquery_table::BigQueryTable;
 use config::{AUTH, BigQuerySettings, Chosen, SECTION, Settings};
+use live::Live;
 use memory::AnswerMemory;
 use postgres_table::PostgresTable;
 use routes::Api;
@@ -76,7 +79,13 @@ impl Query {
             memory: AnswerMemory::new(settings.max_answer_bytes),
             condition: condition.clone(),
         };
-        let server = bound.serve(routes::routes(api), &metrics);
+        let live = settings.live.as_ref();
+        let live = live.map(|live| Live::start(live, settings.auth.reach())).transpose()?;
+        let (mut routes, mut open) = (routes::routes(api), Router::new());
+        if let Some(live) = &live {
+            (routes, open) = (routes.merge(live.routes()), live.page());
+        }
+        let server = bound.with_open(open).serve(routes, &metrics);
         let mut watchers = JoinSet::new();
         watchers.spawn(async move {
             let check = || async {
@@ -85,7 +94,13 @@ impl Query {
             condition.watch(check, PAUSES).await;
         });
         let running = Running::new(watchers).serve(&context.health);
-        Ok(running.with_drain(|grace| server.shutdown(grace)))
+        Ok(running.with_drain(move |grace| async move {
+            // Its streams would never end by themselves.
+            if let Some(live) = live {
+                live.shutdown().await;
+            }
+            server.shutdown(grace).await;
+        }))
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Api {
 /// Returns the settings of a query service.
 pub(crate) fn settings(env: &Env, store: StoreKind) -> Settings {
     let mut settings = Settings::default();
-    settings.process.http = Http { host: "127.0.0.1".into(), port: 0 };
+    settings.process.http = Http { host: "127.0.0.1".into(), port: 0, ..Http::default() };
     settings.api.port = 0;
     settings.table.name = "readings".into();
     settings.table.source_column = "device_id".into();
@@ -102,7 +102,7 @@ pub(crate) async fn write(env: &Env, columns: &[Column], messages: &[Value]) {
     let mut settings = bigqueries::config::Settings::default();
     settings.process = of_postgres.process;
     settings.intake = of_postgres.intake;
-    settings.intake.subscription.id = env.cloud.name(BIGQUERY_ROWS);
+    settings.intake.subscription.id = env.cloud.name(BIGQUERY_ROWS).into();
     settings.bigquery.endpoint = env.cloud.endpoint(|urls| &urls.bigquery).map(Into::into);
     settings.table.dataset = DATASET.into();
     settings.table.id = "readings".into();

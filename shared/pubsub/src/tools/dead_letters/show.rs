@@ -214,7 +214,7 @@ pub(super) fn matching_letters(count: usize) -> String {
 }
 
 /// Returns the id that the message has everywhere, otherwise the id of the dead letter.
-fn id(dead_letter: &Message) -> &str {
+pub(super) fn id(dead_letter: &Message) -> &str {
     dead_letter.attributes.get(INGEST_ID).unwrap_or(&dead_letter.id)
 }
 
