@@ -1,6 +1,7 @@
 //! Runs a real PostgreSQL server as a process.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -96,8 +97,9 @@ impl Postgres {
         let whole = [data.as_path(), &password_file];
         if !data.join("PG_VERSION").exists() {
             let password = Uuid::new_v4().simple().to_string();
-            std::fs::write(&password_file, password)?;
-            std::fs::set_permissions(&password_file, std::fs::Permissions::from_mode(0o600))?;
+            let mut secret = std::fs::File::options();
+            let secret = secret.write(true).create(true).truncate(true).mode(0o600);
+            secret.open(&password_file)?.write_all(password.as_bytes())?;
             own(&whole).await?;
             let file = format!("--pwfile={}", password_file.display());
             init(&data, &["--auth=scram-sha-256", &file]).await.with_context(|| {

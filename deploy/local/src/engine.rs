@@ -1,6 +1,6 @@
 //! PostgreSQL and query, in place of BigQuery and Cloud Storage.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -105,8 +105,7 @@ impl Engine {
         if answered.len() != count {
             bail!("GET /data answers with {count} rows of {device}, and some of them twice");
         }
-        let sorted = |ids: &HashSet<String>| ids.iter().cloned().collect::<BTreeSet<_>>();
-        if sorted(&answered) != sorted(&expected) {
+        if answered != expected {
             let expected = expected.len();
             bail!("GET /data answers with {count} rows of {device}, and the table has {expected}");
         }

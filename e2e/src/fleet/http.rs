@@ -47,7 +47,7 @@ impl Sender {
         // A proxy must not be asked for an address of this machine.
         let client = Client::builder().no_proxy().pool_max_idle_per_host(1).build();
         let client = client.unwrap_or_default();
-        let form = if index % 2 == 0 { Form::Single } else { Form::Batch };
+        let form = if index.is_multiple_of(2) { Form::Single } else { Form::Batch };
         while let Some(first) = self.next().await {
             let mut waiting = vec![first];
             while form == Form::Batch && waiting.len() < BATCH && self.is_hurried() {

@@ -1,5 +1,7 @@
 //! Compares the table of variables in the documentation with what the services take.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use service::Settings;
 use service::settings::{VariableKind, load, to_value};
@@ -49,7 +51,7 @@ fn sample(variable: &str) -> (&'static str, Value) {
 }
 
 /// Checks the lines of one service.
-fn check<T: Settings>(service: &str) {
+fn check<T: Settings>(service: &str, file: &Path) {
     let mut of_service: Vec<_> =
         documented().into_iter().filter(|line| line.service == service).collect();
     let is_above_file = |kind| matches!(kind, VariableKind::Value | VariableKind::Address(_));
@@ -64,11 +66,10 @@ fn check<T: Settings>(service: &str) {
     of_service.sort();
     assert_eq!(of_service, known, "{service}");
 
-    let example = root().join("services").join(service).join("example.yaml");
     for Line { variable, key, .. } in of_service {
         let (text, expected) = sample(&variable);
 
-        let settings: T = load(Some(&example), [(variable.clone(), text.to_owned())]).unwrap();
+        let settings: T = load(Some(file), [(variable.clone(), text.to_owned())]).unwrap();
 
         let pointer = format!("/{}", key.replace('.', "/"));
         assert_eq!(to_value(&settings).unwrap().pointer(&pointer), Some(&expected), "{variable}");
@@ -81,10 +82,18 @@ fn every_line_of_the_table_of_variables_is_true() {
         documented().into_iter().map(|line| line.service).collect();
     assert_eq!(Vec::from_iter(services), ["enrich", "ingestion", "postgres", "query"]);
 
-    check::<ingestion::config::Settings>("ingestion");
-    check::<enrich::config::Settings>("enrich");
-    check::<postgres::config::Settings>("postgres");
-    check::<query::config::Settings>("query");
-    check::<bigqueries::config::Settings>("bigqueries");
-    check::<icestore::config::Settings>("icestore");
+    // A route over HTTP, without the section that the variable adds.
+    let over_http = tempfile::NamedTempFile::new().unwrap();
+    let text = std::fs::read_to_string(root().join("deploy/engine/ingestion.yaml")).unwrap();
+    let (before, section) = text.split_once("\nhttp_ingest:\n").unwrap();
+    let (_, after) = section.split_once("\nroutes:\n").unwrap();
+    std::fs::write(over_http.path(), format!("{before}\nroutes:\n{after}")).unwrap();
+    let example = |service: &str| root().join("services").join(service).join("example.yaml");
+
+    check::<ingestion::config::Settings>("ingestion", over_http.path());
+    check::<enrich::config::Settings>("enrich", &example("enrich"));
+    check::<postgres::config::Settings>("postgres", &example("postgres"));
+    check::<query::config::Settings>("query", &example("query"));
+    check::<bigqueries::config::Settings>("bigqueries", &example("bigqueries"));
+    check::<icestore::config::Settings>("icestore", &example("icestore"));
 }

@@ -104,7 +104,7 @@ fn variables_are_read_from_the_file_of_the_working_folder() {
     assert_eq!(right.0, Some(0), "{}", right.1);
     assert_eq!(replaced.0, Some(0), "{}", replaced.1);
     assert_eq!((wrong.0, broken.0), (Some(2), Some(2)));
-    assert!(wrong.1.contains("postgres.port: must be a whole number"), "{}", wrong.1);
+    assert!(wrong.1.contains("postgres.port: must be 1 to 65535"), "{}", wrong.1);
     assert!(wrong.1.contains("(from variable POSTGRES_PORT in .env)"), "{}", wrong.1);
     assert!(broken.1.starts_with(".env: line 2: must be NAME=value"), "{}", broken.1);
 }
