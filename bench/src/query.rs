@@ -68,7 +68,7 @@ const QUESTIONS: [Question; 5] = [
 
 impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::FirstPage => "first 100 rows",
             Self::Source => "100 rows of a source",
             Self::SourceAndHour => "a source in an hour",
