@@ -217,7 +217,8 @@ impl Fault {
     /// Returns the duration of a fault that only long runs have. For a fault that is alone and
     /// determines its own length, returns that length.
     pub(super) fn long(&self, is_alone: bool) -> Option<Duration> {
-        let takes_time = matches!(self.kind, FaultKind::Grants(_) | FaultKind::NoNames);
+        let takes_time =
+            matches!(self.kind, FaultKind::Grants(_) | FaultKind::NoNames | FaultKind::Server(_));
         self.long.or((is_alone && takes_time).then_some(SOME_TIME))
     }
 
