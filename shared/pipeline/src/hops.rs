@@ -148,7 +148,7 @@ impl Hop {
     }
 }
 
-/// Bytes of hops that wait for their viewers. Dropping it gives them back.
+/// Bytes that are taken for viewers, of hops that wait for example. Dropping it gives them back.
 #[derive(Debug, Default)]
 struct WaitingBytes {
     waiting: Arc<AtomicUsize>,

@@ -126,7 +126,7 @@ impl<S: Source<E>, E: Event> Intake<S, E> {
 /// Tells the viewers that a message was received. A message without an id gets one by its transform,
 /// and is told then.
 fn show(shown: &Shown, message: &impl Event) {
-    if message.ids().ingest_id.is_empty() {
+    if shown.is_new(message) {
         return;
     }
     if let Some(owner) = shown.owner(message, || message.ids()) {

@@ -7,12 +7,14 @@ use super::{Hop, HopStep, Hops, Ids, RecordText, WaitingBytes};
 use crate::{DeadLetter, Event, panics};
 
 /// Identity of a message that somebody may watch. It stays when the message itself is gone.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Owner {
     ingest_id: String,
     device_id: String,
     message_id: String,
     source: String,
+    /// Memory of an identity that its message keeps.
+    kept: Option<WaitingBytes>,
 }
 
 impl Owner {
@@ -24,7 +26,14 @@ impl Owner {
             device_id: ids.device_id.clone().into_owned(),
             message_id: event.id().to_owned(),
             source: source.unwrap_or_else(|| event.origin()).to_owned(),
+            kept: None,
         }
+    }
+
+    /// Bytes of memory, about.
+    fn size(&self) -> usize {
+        let texts = [&self.ingest_id, &self.device_id, &self.message_id, &self.source];
+        size_of::<Self>() + texts.into_iter().map(String::capacity).sum::<usize>()
     }
 
     fn ids(&self) -> Ids<'_> {
@@ -67,24 +76,38 @@ impl Shown {
         event: &'a E,
         ids: impl FnOnce() -> Ids<'a>,
     ) -> Option<Box<Owner>> {
-        let ids = panics::catch("describe message", ids).ok()?;
-        let is_wanted = self.hops.may_take(&ids);
-        is_wanted.then(|| Box::new(Owner::of(event, &ids, self.source.as_deref())))
+        let describe = || {
+            let ids = ids();
+            let is_wanted = self.hops.may_take(&ids);
+            is_wanted.then(|| Box::new(Owner::of(event, &ids, self.source.as_deref())))
+        };
+        panics::catch("describe message", describe).ok().flatten()
+    }
+
+    /// Returns the identity if its message has to keep it for later steps.
+    pub(crate) fn kept(&self, mut owner: Box<Owner>) -> Option<Box<Owner>> {
+        owner.kept = Some(self.hops.reserve(&owner.ids(), owner.size())?);
+        Some(owner)
+    }
+
+    /// Returns true if the message gets its id by the transform.
+    pub(crate) fn is_new(&self, event: &impl Event) -> bool {
+        let is_new = panics::catch("describe message", || event.ids().ingest_id.is_empty());
+        is_new.unwrap_or_default()
     }
 
     /// Tells the viewers a step of a message. `told` is called if one of them wants it.
     pub(crate) fn tell<'a>(&self, owner: &Owner, step: HopStep, told: impl FnOnce() -> Told<'a>) {
         self.hops.send(&owner.ids(), step, || {
             let told = panics::catch("describe record", told).unwrap_or_default();
-            let Owner { ingest_id, device_id, message_id, source } = owner.clone();
             Hop {
                 stage: self.stage,
                 step,
                 at: told.at.unwrap_or_else(OffsetDateTime::now_utc),
-                ingest_id,
-                device_id,
-                message_id,
-                source,
+                ingest_id: owner.ingest_id.clone(),
+                device_id: owner.device_id.clone(),
+                message_id: owner.message_id.clone(),
+                source: owner.source.clone(),
                 destination: told.destination.map(str::to_owned),
                 reason: told.reason,
                 detail: told.detail.map(str::to_owned),

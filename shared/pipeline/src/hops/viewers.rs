@@ -18,6 +18,8 @@ const MAX_VIEWERS: usize = 256;
 const MAX_WAITING: usize = 256;
 /// Maximum size of all hops that wait, in bytes.
 const MAX_WAITING_BYTES: usize = 8 * 1024 * 1024;
+/// Maximum size of the identities that messages keep for later steps, in bytes.
+const MAX_OWNED_BYTES: usize = 4 * 1024 * 1024;
 /// Samples that a viewer of samples gets in a second.
 const SAMPLES: u32 = 10;
 
@@ -48,6 +50,11 @@ impl Filter {
             && is(&self.ingest_id, &ids.ingest_id)
     }
 
+    /// Returns true if the viewer wants to see all steps of a message with these ids.
+    fn follows(&self, ids: &Ids<'_>) -> bool {
+        self.takes(ids, HopStep::Durable)
+    }
+
     /// Returns true if the viewer may want to see a message with these ids.
     fn may_take(&self, ids: &Ids<'_>) -> bool {
         self.takes(ids, HopStep::Transformed)
@@ -71,6 +78,7 @@ struct Inner {
     viewers: Mutex<Arc<[Arc<Watcher>]>>,
     letters: Mutex<RecentLetters>,
     waiting_bytes: Arc<AtomicUsize>,
+    owned_bytes: Arc<AtomicUsize>,
     dropped: Counter,
 }
 
@@ -156,6 +164,18 @@ impl Hops {
     pub(super) fn may_take(&self, ids: &Ids<'_>) -> bool {
         let viewers = Arc::clone(&*lock(&self.0.viewers));
         viewers.iter().any(|viewer| viewer.filter.may_take(ids))
+    }
+
+    /// Reserves memory for the identity of a message, which it keeps for later steps. Returns `None` if
+    /// no viewer wants to see those, or too many messages keep theirs.
+    pub(super) fn reserve(&self, ids: &Ids<'_>, bytes: usize) -> Option<WaitingBytes> {
+        let viewers = Arc::clone(&*lock(&self.0.viewers));
+        if !viewers.iter().any(|viewer| viewer.filter.follows(ids)) {
+            return None;
+        }
+        let owned = self.0.owned_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let reserved = WaitingBytes { waiting: Arc::clone(&self.0.owned_bytes), bytes };
+        (owned + bytes <= MAX_OWNED_BYTES).then_some(reserved)
     }
 
     /// Sends a hop to all viewers that want it. `hop` is called if there is one.
@@ -314,6 +334,22 @@ mod tests {
         assert!(hops.0.waiting_bytes.load(Ordering::Relaxed) <= MAX_WAITING_BYTES);
         drop((viewer, viewers));
         assert_eq!(hops.0.waiting_bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn messages_keep_their_identity_for_those_who_follow_them_within_a_bound() {
+        let hops = Hops::default();
+        let _samples = hops.watch(Filter { tap: true, ..Filter::default() }).unwrap();
+        assert!(hops.reserve(&ids("a"), 1).is_none(), "a sample has no later steps");
+
+        let device = Some("a".to_owned());
+        let _follower = hops.watch(Filter { device, ..Filter::default() }).unwrap();
+        assert!(hops.reserve(&ids("b"), 1).is_none());
+        let kept = hops.reserve(&ids("a"), MAX_OWNED_BYTES);
+        assert!(kept.is_some());
+        assert!(hops.reserve(&ids("a"), 1).is_none());
+        drop(kept);
+        assert!(hops.reserve(&ids("a"), MAX_OWNED_BYTES).is_some());
     }
 
     #[test]

@@ -191,10 +191,11 @@ fn show<T, S, D, E>(
         Ok(Step::Skip(_)) | Err(_) => None,
     };
     let Some(owner) = shown.owner(message, || transform.ids(message, record)) else { return };
-    let is_new = message.ids().ingest_id.is_empty();
-    if is_new {
-        let (at, record) = (Some(tracked.handle.first_seen), message.show(MAX_RECORD_BYTES));
-        shown.tell(&owner, HopStep::Received, || Told { at, record, ..Told::default() });
+    if shown.is_new(message) {
+        let at = Some(tracked.handle.first_seen);
+        let record = || message.show(MAX_RECORD_BYTES);
+        let told = || Told { at, record: record(), ..Told::default() };
+        shown.tell(&owner, HopStep::Received, told);
     }
     if let Some(record) = record {
         let told = || Told { record: transform.show(message, record), ..Told::default() };
@@ -204,7 +205,7 @@ fn show<T, S, D, E>(
         let reason = Some(reason.as_str());
         shown.tell(&owner, HopStep::Skipped, || Told { reason, ..Told::default() });
     }
-    tracked.handle.owner = Some(owner);
+    tracked.handle.owner = shown.kept(owner);
 }
 
 /// The transform of a message.
