@@ -31,7 +31,7 @@ pub(crate) struct Load {
 }
 
 impl Case {
-    fn new(service: Service, name: impl Into<String>, load: Load) -> Self {
+    pub(crate) fn new(service: Service, name: impl Into<String>, load: Load) -> Self {
         let (name, settings) = (name.into(), json!({}));
         Self { service, name, load, settings, has_latency: false }
     }

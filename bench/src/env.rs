@@ -66,7 +66,7 @@ impl BenchEnv {
             return Feed::new(&url, topic).await?.all(&case.load).await;
         }
         // Both subscribe once, so that the broker keeps their messages while they are away.
-        process::bare(case.service, &url, self.servers.broker.port(), 0).await?;
+        process::bare(case.service.name(), &url, self.servers.broker.port(), 0).await?;
         let (mut process, _) = self.start_service(case).await?;
         process.terminate().await?;
         let mut fleet = Fleet::start(self.plan(case, Some(case.load.messages), 0));
@@ -76,7 +76,8 @@ impl BenchEnv {
 
     pub(crate) async fn run_bare(&self, case: &Case) -> anyhow::Result<Measured> {
         let url = self.servers.server.url();
-        process::bare(case.service, &url, self.servers.broker.port(), case.load.messages).await
+        process::bare(case.service.name(), &url, self.servers.broker.port(), case.load.messages)
+            .await
     }
 
     pub(crate) async fn run_service(&self, case: &Case) -> anyhow::Result<Measured> {

@@ -11,6 +11,7 @@ mod case;
 mod chain;
 mod env;
 mod feed;
+mod ingest;
 mod keys;
 mod postgres;
 mod process;
@@ -36,7 +37,7 @@ struct Args {
     /// backlogs.
     #[arg(long)]
     full: bool,
-    /// Measure only this service, or only `chain`.
+    /// Measure only this service, or only `chain`, or only `ingest` over HTTP and gRPC.
     #[arg(long)]
     only: Option<String>,
     /// Runs of each case; the median is reported.
@@ -91,6 +92,11 @@ async fn main() -> anyhow::Result<()> {
     if is_wanted("chain") {
         report(&mut rows, chain::measure(args.messages, args.repeats).await?);
         report(&mut rows, chain::measure_local(args.messages, args.repeats).await?);
+    }
+    if is_wanted("ingest") {
+        for way in ingest::Way::ALL {
+            report(&mut rows, ingest::measure(way, args.messages, args.repeats).await?);
+        }
     }
     let json = serde_json::to_vec_pretty(&rows).context("write results")?;
     std::fs::write(&args.out, json).with_context(|| format!("write {}", args.out.display()))?;

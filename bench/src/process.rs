@@ -64,15 +64,17 @@ pub(crate) async fn measure(
 }
 
 /// Runs a bare loop over this many messages.
+///
+/// `port` is that of the broker, or the one on which the loop listens.
 pub(crate) async fn bare(
-    service: Service,
+    which: &str,
     cloud: &str,
-    broker_port: u16,
+    port: u16,
     messages: u64,
 ) -> anyhow::Result<Measured> {
     let mut command = Command::new(binary("bare")?);
-    command.arg(service.name()).args(["--endpoint", cloud]);
-    command.args(["--broker", &broker_port.to_string(), "--messages", &messages.to_string()]);
+    command.arg(which).args(["--endpoint", cloud]);
+    command.args(["--port", &port.to_string(), "--messages", &messages.to_string()]);
     loop_of(command, messages).await
 }
 

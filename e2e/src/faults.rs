@@ -4,7 +4,8 @@
 //! [`run`] does this:
 //!
 //! 1. It starts everything as processes (`fault_env`).
-//! 2. Fleets send readings, and hostile clients (`hostile_clients`) send bad messages.
+//! 2. Fleets send readings over MQTT, HTTP and gRPC (`ingest_fleets`), and hostile clients
+//!    (`hostile_clients`) send bad messages.
 //! 3. Meanwhile it injects faults from the `fault` list at times that the `schedule` draws.
 //! 4. It waits until nothing is missing, or nothing more arrives.
 //! 5. The `oracle` compares all confirmed messages with the tables, the archive and the dead
@@ -19,6 +20,7 @@ mod fault;
 mod fault_env;
 mod half_open;
 mod hostile_clients;
+mod ingest_fleets;
 mod keyed;
 mod name_servers;
 mod observations;
@@ -133,7 +135,11 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     let (stop, stopped) = signal::channel(false);
     let mut watcher = JoinSet::new();
     watcher.spawn(observations::observe(Arc::clone(&env), stopped.clone()));
-    let mut fleets = start_fleets(load(plan, &faults), &env);
+    let mut fleets = Vec::from(start_fleets(load(plan, &faults), &env));
+    // A slow link is measured with the fleets that fit it.
+    if !matches!(faults.as_slice(), [fault] if fault.slow_link().is_some()) {
+        fleets.extend(ingest_fleets::start(&env, (plan.rate / ORDERED_SHARE).max(1)));
+    }
     let mut reader = JoinSet::new();
     let ordered = fleets[1].name().to_owned();
     reader.spawn(order::read(Arc::clone(&env), ordered, stopped.clone()));
@@ -319,7 +325,7 @@ async fn inject(
 /// Returns the outcome as soon as nothing is missing, or no more messages arrive.
 async fn await_arrivals(
     context: &FaultContext,
-    fleets: &[Fleet; 2],
+    fleets: &[Fleet],
     refuses_rows: bool,
 ) -> anyhow::Result<(Outcome, Arrivals)> {
     let mut deadline = Instant::now() + QUIET;
@@ -327,8 +333,8 @@ async fn await_arrivals(
     let mut dead_letters = Vec::new();
     loop {
         let arrivals = Arrivals::collect(&context.env, &mut dead_letters).await?;
-        let outcome =
-            arrivals.check(&[&fleets[0], &fleets[1]], &context.hostile_clients, refuses_rows);
+        let fleets: Vec<_> = fleets.iter().collect();
+        let outcome = arrivals.check(&fleets, &context.hostile_clients, refuses_rows);
         let open = outcome.missing.len() + outcome.unsettled;
         if open == 0 || Instant::now() > deadline {
             return Ok((outcome, arrivals));

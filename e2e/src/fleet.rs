@@ -141,23 +141,36 @@ impl Fleet {
     /// Starts sending. Connections are retried forever.
     #[must_use]
     pub fn start(plan: FleetPlan) -> Self {
+        let transport = plan.transport;
+        Self::start_with(plan, move |index, readings| async move {
+            match transport {
+                Transport::Mqtt => Sender { readings }.run(index).await,
+                Transport::Http => readings.send_over_http(index).await,
+            }
+        })
+    }
+
+    /// Starts a fleet that sends in a way of its own. `send` is called for each connection, with its
+    /// index. A fleet whose device panics does not end well.
+    #[must_use]
+    pub fn start_with<F>(plan: FleetPlan, send: impl Fn(u32, Readings) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let name = Uuid::new_v4().simple().to_string();
         let log = Log::default();
         let mut devices = JoinSet::new();
         let next = Arc::new(AtomicU64::new(0));
         let started = Instant::now();
         for index in 0..plan.connections {
-            let sender = Sender {
+            let readings = Readings {
                 fleet: name.clone(),
                 plan: plan.clone(),
                 log: log.clone(),
                 next: Arc::clone(&next),
                 started,
             };
-            match plan.transport {
-                Transport::Mqtt => devices.spawn(sender.run(index)),
-                Transport::Http => devices.spawn(sender.run_over_http(index)),
-            };
+            devices.spawn(send(index, readings));
         }
         Self { name, plan, log, devices }
     }
@@ -186,13 +199,19 @@ impl Fleet {
     }
 
     /// Waits until everything is sent and acknowledged. Cancel safe.
+    ///
+    /// # Panics
+    /// A device panicked.
     pub async fn finish(&mut self) {
-        while self.devices.join_next().await.is_some() {}
+        while let Some(ended) = self.devices.join_next().await {
+            ended.expect("no device of a fleet panics");
+        }
     }
 }
 
-/// One connection of a fleet.
-struct Sender {
+/// Readings that one connection of a fleet sends.
+#[derive(Debug)]
+pub struct Readings {
     fleet: String,
     plan: FleetPlan,
     log: Log,
@@ -200,14 +219,67 @@ struct Sender {
     started: Instant,
 }
 
+impl Readings {
+    /// Waits until the next reading is due, and notes it as sent. Returns `None` at the end. It is
+    /// not cancel safe: a reading may be skipped.
+    pub async fn next(&self) -> Option<Reading> {
+        let reading = self.draw()?;
+        if self.plan.rate > 0 {
+            let due = reading.number as f64 / f64::from(self.plan.rate);
+            sleep_until(self.started + Duration::from_secs_f64(due)).await;
+        }
+        while self.log.0.is_paused.load(Ordering::Relaxed) {
+            sleep(PAUSE_CHECK).await;
+        }
+        if self.log.0.is_stopped.load(Ordering::Relaxed) {
+            return None;
+        }
+        lock(&self.log.0.sent).push(reading);
+        Some(reading)
+    }
+
+    /// Returns the next reading at once, and notes it as sent. Returns `None` at the end.
+    fn take(&self) -> Option<Reading> {
+        let reading = self.draw()?;
+        lock(&self.log.0.sent).push(reading);
+        Some(reading)
+    }
+
+    fn draw(&self) -> Option<Reading> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        if self.plan.messages.is_some_and(|messages| number >= messages) {
+            return None;
+        }
+        let device = u32::try_from(number % u64::from(self.plan.devices)).unwrap_or(0);
+        Some(Reading { device, number })
+    }
+
+    /// Returns the payload of a reading.
+    #[must_use]
+    pub fn payload(&self, reading: Reading) -> Vec<u8> {
+        reading.payload(&self.fleet, self.plan.payload_bytes)
+    }
+
+    /// Notes that a reading is acknowledged.
+    pub fn acknowledge(&self, reading: Reading) {
+        lock(&self.log.0.acknowledged).push((reading, Instant::now()));
+    }
+}
+
+/// One connection of a fleet over MQTT.
+struct Sender {
+    readings: Readings,
+}
+
 impl Sender {
     async fn run(self, index: u32) {
-        let id = format!("fleet-{}-{index}", &self.fleet[..8]);
-        let mut options = MqttOptions::new(id, "127.0.0.1", self.plan.port);
+        let Readings { fleet, plan, .. } = &self.readings;
+        let id = format!("fleet-{}-{index}", &fleet[..8]);
+        let mut options = MqttOptions::new(id, "127.0.0.1", plan.port);
         options.set_keep_alive(Duration::from_secs(30));
         options.set_clean_session(false);
-        options.set_inflight(self.plan.window);
-        let largest = self.plan.payload_bytes + 1024;
+        options.set_inflight(plan.window);
+        let largest = plan.payload_bytes + 1024;
         options.set_max_packet_size(largest, largest);
         let (client, eventloop) = AsyncClient::new(options, 10);
         let queued = Mutex::new(VecDeque::new());
@@ -217,43 +289,21 @@ impl Sender {
                 self.publish(&client, &queued).await;
                 is_done.store(true, Ordering::Relaxed);
                 // Wakes the poll, which waits for PUBACKs.
-                drop(client.subscribe(format!("fleet/{}", self.fleet), QoS::AtMostOnce).await);
+                drop(client.subscribe(format!("fleet/{fleet}"), QoS::AtMostOnce).await);
             },
             self.poll(eventloop, &queued, &is_done),
         );
     }
 
     async fn publish(&self, client: &AsyncClient, queued: &Mutex<VecDeque<Reading>>) {
-        while let Some(reading) = self.next().await {
-            let payload = reading.payload(&self.fleet, self.plan.payload_bytes);
+        while let Some(reading) = self.readings.next().await {
+            let payload = self.readings.payload(reading);
             lock(queued).push_back(reading);
-            lock(&self.log.0.sent).push(reading);
-            let topic = reading.topic(self.plan.branch);
+            let topic = reading.topic(self.readings.plan.branch);
             if client.publish(topic, QoS::AtLeastOnce, false, payload).await.is_err() {
                 return;
             }
         }
-    }
-
-    /// Returns the next reading when it is due; `None` when nothing more is to be sent.
-    async fn next(&self) -> Option<Reading> {
-        let reading = self.take()?;
-        if self.plan.rate > 0 {
-            let due = reading.number as f64 / f64::from(self.plan.rate);
-            sleep_until(self.started + Duration::from_secs_f64(due)).await;
-        }
-        while self.log.0.is_paused.load(Ordering::Relaxed) {
-            sleep(PAUSE_CHECK).await;
-        }
-        (!self.log.0.is_stopped.load(Ordering::Relaxed)).then_some(reading)
-    }
-
-    /// Takes the next number.
-    fn take(&self) -> Option<Reading> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let is_over = self.plan.messages.is_some_and(|messages| number >= messages);
-        let device = u32::try_from(number % u64::from(self.plan.devices)).unwrap_or(0);
-        (!is_over).then_some(Reading { device, number })
     }
 
     /// Polls until all is sent and acknowledged.
@@ -273,8 +323,9 @@ impl Sender {
                     }
                 }
                 Ok(Event::Incoming(Incoming::PubAck(ack))) => {
-                    let reading = on_their_way.remove(&ack.pkid);
-                    lock(&self.log.0.acknowledged).extend(reading.map(|r| (r, Instant::now())));
+                    if let Some(reading) = on_their_way.remove(&ack.pkid) {
+                        self.readings.acknowledge(reading);
+                    }
                 }
                 Ok(_) => {}
                 // The broker is away. Readings on their way are sent again.

@@ -7,6 +7,9 @@
 
 #![expect(clippy::print_stdout, reason = "for measuring: nobody reads a part of it")]
 
+#[path = "bare/ingest.rs"]
+mod ingest;
+
 use std::collections::VecDeque;
 use std::io::{BufWriter, Write as _};
 use std::sync::Arc;
@@ -51,9 +54,9 @@ struct BareArgs {
     /// URL of the embedded cloud.
     #[arg(long)]
     endpoint: String,
-    /// Port of the broker.
+    /// Port of the broker, or to listen on.
     #[arg(long, default_value_t = 1883)]
-    broker: u16,
+    port: u16,
     /// Number of messages to pass.
     #[arg(long)]
     messages: u64,
@@ -69,6 +72,10 @@ enum Which {
     Bigqueries,
     /// Receive, gzip, upload, acknowledge.
     Icestore,
+    /// HTTP: an item or an array in each request. Publish, answer.
+    Http,
+    /// gRPC: receive items of streams, publish, acknowledge.
+    Grpc,
 }
 
 #[tokio::main]
@@ -81,6 +88,7 @@ async fn main() -> anyhow::Result<()> {
         Which::Enrich => enrich(&args).await?,
         Which::Bigqueries => bigqueries(&args).await?,
         Which::Icestore => icestore(&args).await?,
+        Which::Http | Which::Grpc => ingest::serve(&args).await?,
     }
     println!("done");
     tokio::io::stdin().read_to_end(&mut Vec::new()).await.context("wait for the end")?;
@@ -100,7 +108,7 @@ async fn publisher(args: &BareArgs, topic: &str) -> anyhow::Result<Publisher> {
 
 async fn ingestion(args: &BareArgs) -> anyhow::Result<()> {
     let publisher = publisher(args, "bare-output").await?;
-    let mut options = MqttOptions::new("bare", "127.0.0.1", args.broker);
+    let mut options = MqttOptions::new("bare", "127.0.0.1", args.port);
     options.set_manual_acks(true).set_clean_start(false);
     options.set_session_expiry_interval(Some(3600));
     options.set_receive_maximum(Some(1000)).set_max_packet_size(Some(16 << 20));

@@ -45,6 +45,8 @@ fn of_service(service: &str, ordinal: u32) -> Value {
             // The same reading has the same id, however often the broker delivers it. So it is one
             // row of PostgreSQL.
             "identity": { "event_time_pointer": "/at", "id_pointer": "/number" },
+            // The process that takes the place of another one starts before its end.
+            "http_ingest": { "port": 0 },
         }),
         "enrich" => json!({
             "enrichment": { "input": "envelope" },
@@ -92,13 +94,16 @@ fn more_columns() -> [Value; 3] {
     ]
 }
 
-/// Builds the MQTT routes of ingestion.
+/// Builds the routes of ingestion.
 ///
 /// All replicas share the fleet. The first replica alone takes the ordered messages, because a
 /// shared group does not keep the order. It also takes the messages of hostile clients.
 fn routes(ordinal: u32) -> Value {
     let mut routes = json!({ "shared": {
         "source": { "mqtt_topic": "devices/{device_id}/up", "qos": 1, "shared_group": "fleet" },
+        "destination": { "route_name": ROUTE },
+    }, "over_http": {
+        "source": { "http_source": "{device_id}" },
         "destination": { "route_name": ROUTE },
     } });
     if ordinal == 0 {

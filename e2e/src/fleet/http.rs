@@ -6,9 +6,9 @@ use std::time::Duration;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use super::{Reading, Sender, lock};
+use super::{Reading, Readings, lock};
 
 /// Readings of a batch.
 const BATCH: usize = 50;
@@ -41,9 +41,9 @@ struct Answer {
     wait: Duration,
 }
 
-impl Sender {
+impl Readings {
     /// Sends over one connection that is kept alive, until all is sent and acknowledged.
-    pub(super) async fn run_over_http(self, index: u32) {
+    pub(super) async fn send_over_http(self, index: u32) {
         // A proxy must not be asked for an address of this machine.
         let client = Client::builder().no_proxy().pool_max_idle_per_host(1).build();
         let client = client.unwrap_or_default();
@@ -54,7 +54,6 @@ impl Sender {
                 let Some(reading) = self.take() else { break };
                 waiting.push(reading);
             }
-            lock(&self.log.0.sent).extend(&waiting);
             while !waiting.is_empty() {
                 let Answer { outcomes, wait } = self.ask(&client, form, &waiting).await;
                 waiting = self.record(waiting, outcomes);
@@ -78,9 +77,7 @@ impl Sender {
         let mut again = Vec::new();
         for (reading, outcome) in waiting.into_iter().zip(outcomes) {
             match outcome {
-                ItemOutcome::Accepted => {
-                    lock(&self.log.0.acknowledged).push((reading, Instant::now()));
-                }
+                ItemOutcome::Accepted => self.acknowledge(reading),
                 ItemOutcome::Again => again.push(reading),
                 ItemOutcome::Refused(why) => lock(&self.log.0.refused).push(why),
             }

@@ -5,36 +5,22 @@ use std::time::Duration;
 
 use e2e::metrics::{RECEIVED, SENT};
 use e2e::names::ROUTE;
-use emulator::Emulator;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use ingestion::config::{HttpIngest, RouteSettings, Settings};
-use message::Envelope;
+use ingestion::config::{HttpIngest, RouteSettings};
 use message::timestamp::parse_rfc3339;
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use service::Hosted;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
-use crate::flow_env::{
-    FlowEnv, GRACE, RAW_ARCHIVE, counter, next_dead_letter, start_ingestion, until,
-};
+use crate::flow_env::{FlowEnv, GRACE, counter, next_dead_letter, start_ingestion, until};
+use crate::ingest_env::{ALWAYS, IngestEnv};
 
 const ITEM: &str = r#"{"sourceId":"sensor-1","payload":{"t": 1.50}}"#;
-/// Number of refusals that no test reaches.
-const ALWAYS: u64 = 1_000_000;
-
-/// Ingestion that takes messages over HTTP alone.
-struct HttpEnv {
-    flow: FlowEnv,
-    ingestion: Hosted,
-    address: String,
-    client: Client,
-}
 
 /// Answer to a request.
 struct Answer {
@@ -43,40 +29,14 @@ struct Answer {
     body: Value,
 }
 
-/// Message as Pub/Sub has it.
-struct Published {
-    envelope: Envelope,
-    ingest_id: String,
-    attributes: std::collections::HashMap<String, String>,
+/// Requests over HTTP.
+trait Posts {
+    fn post(&self, body: impl Into<reqwest::Body>) -> RequestBuilder;
+    fn post_as(&self, media_type: &str, body: impl Into<reqwest::Body>) -> RequestBuilder;
+    async fn send(&self, body: impl Into<reqwest::Body>) -> Answer;
 }
 
-impl HttpEnv {
-    async fn start(change: impl FnOnce(&mut Settings, &mut HttpIngest)) -> Self {
-        let flow = FlowEnv::start().await;
-        let mut settings = flow.ingestion();
-        settings.mqtt.url = "".into();
-        let mut route = RouteSettings::default();
-        route.source.http_source = Some("{device_id}".into());
-        route.destination.route_name = ROUTE.into();
-        settings.routes = [("over_http".to_owned(), route)].into();
-        let mut http = HttpIngest { port: 0, ..HttpIngest::default() };
-        change(&mut settings, &mut http);
-        settings.http_ingest = Some(http);
-        let ingestion = start_ingestion(settings).await;
-        let mut address = String::new();
-        until(async || {
-            let report = ingestion.health().report();
-            address = report["http_ingest"].as_str().unwrap_or_default().to_owned();
-            !address.is_empty()
-        })
-        .await;
-        Self { flow, ingestion, address, client: Client::new() }
-    }
-
-    fn cloud(&self) -> &Emulator {
-        self.flow.server.as_ref().unwrap()
-    }
-
+impl Posts for IngestEnv {
     fn post(&self, body: impl Into<reqwest::Body>) -> RequestBuilder {
         self.post_as("application/json", body)
     }
@@ -88,32 +48,6 @@ impl HttpEnv {
 
     async fn send(&self, body: impl Into<reqwest::Body>) -> Answer {
         answer(self.post(body)).await
-    }
-
-    /// Waits for this number of messages, and returns them.
-    async fn published(&self, count: usize) -> Vec<Published> {
-        let mut published = Vec::new();
-        until(async || {
-            let name = self.flow.cloud.name(RAW_ARCHIVE);
-            for one in self.flow.cloud.pull(&name).await.unwrap() {
-                let envelope = Envelope::read(&one.data).unwrap();
-                let ingest_id = one.attributes["ingest_id"].clone();
-                published.push(Published { envelope, ingest_id, attributes: one.attributes });
-            }
-            published.len() >= count
-        })
-        .await;
-        published
-    }
-
-    /// Returns whether nothing is in the pipeline.
-    fn is_idle(&self) -> bool {
-        counter(&self.ingestion, "dataflow_pipeline_in_flight_messages") == 0
-    }
-
-    async fn stop(self) {
-        self.ingestion.shutdown(GRACE).await.unwrap();
-        self.flow.teardown().await;
     }
 }
 
@@ -128,7 +62,7 @@ async fn answer(request: RequestBuilder) -> Answer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_means_that_the_message_is_published() {
-    let env = HttpEnv::start(|_, _| {}).await;
+    let env = IngestEnv::start(|_, _| {}).await;
     let body = r#"{"sourceId": "sensor-123", "timestamp": "2025-04-11T12:00:00Z",
                    "payload": {"temperature":  21.50, "n": 12345678901234567890123}}"#;
 
@@ -149,7 +83,7 @@ async fn an_answer_means_that_the_message_is_published() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_waits_for_a_destination_that_is_away_and_not_longer_than_its_time() {
-    let env = HttpEnv::start(|_, _| {}).await;
+    let env = IngestEnv::start(|_, _| {}).await;
     let faults = env.cloud().faults().clone();
     faults.refuse("Publish", ALWAYS, Code::Unavailable);
     let begun = Instant::now();
@@ -179,7 +113,7 @@ async fn a_request_waits_for_a_destination_that_is_away_and_not_longer_than_its_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_item_of_a_batch_is_accepted_or_refused_by_its_index() {
-    let env = HttpEnv::start(|_, _| {}).await;
+    let env = IngestEnv::start(|_, _| {}).await;
     let item = |number: usize| match number {
         500 => r#"{"sourceId":"sensor-1"}"#.to_owned(),
         _ => format!(r#"{{"sourceId":"sensor-{}","payload":{number}}}"#, number % 10),
@@ -208,10 +142,10 @@ async fn every_item_of_a_batch_is_accepted_or_refused_by_its_index() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_leaves_nothing_unaccounted() {
-    let env = HttpEnv::start(|_, http| http.max_waiting = 1).await;
+    let env = IngestEnv::start(|_, http| http.max_waiting = 1).await;
     let head = |length: usize| {
         format!(
-            "POST /ingest HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+            "POST /ingest HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
              content-length: {length}\r\n\r\n"
         )
     };
@@ -239,7 +173,7 @@ async fn a_client_that_goes_away_leaves_nothing_unaccounted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_requests_are_refused_and_the_field_is_named() {
-    let env = HttpEnv::start(|_, http| http.max_body_bytes = 10_000).await;
+    let env = IngestEnv::start(|_, http| http.max_body_bytes = 10_000).await;
     let large = format!(r#"{{"sourceId":"a","payload":"{}"}}"#, "x".repeat(10_000));
 
     for (request, status, field) in [
@@ -263,7 +197,7 @@ async fn wrong_requests_are_refused_and_the_field_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_is_refused_before_bodies_are_read_and_nothing_is_lost() {
-    let env = HttpEnv::start(|_, http| http.max_waiting = 4).await;
+    let env = IngestEnv::start(|_, http| http.max_waiting = 4).await;
     env.cloud().faults().delay("Publish", ALWAYS, Duration::from_millis(300));
     let mut requests = JoinSet::new();
     for number in 0..200 {
@@ -308,7 +242,7 @@ async fn callers_need_a_key_with_the_scope_if_the_settings_say_so() {
         { "name": "reader", "key": reader, "scopes": ["read"] },
     ]);
     std::fs::write(&keys, entries.to_string()).unwrap();
-    let env = HttpEnv::start(|_, http| {
+    let env = IngestEnv::start(|_, http| {
         http.host = "0.0.0.0".into();
         http.auth.api_keys_file = Some(keys);
     })
@@ -333,7 +267,7 @@ async fn callers_need_a_key_with_the_scope_if_the_settings_say_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_sent_twice_is_one_id() {
-    let env = HttpEnv::start(|_, _| {}).await;
+    let env = IngestEnv::start(|_, _| {}).await;
     let keyed = || env.post(format!("[{ITEM},{ITEM}]")).header("idempotency-key", "batch-7");
 
     let first = answer(keyed()).await;
@@ -349,7 +283,7 @@ async fn a_key_sent_twice_is_one_id() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_items_of_a_batch_with_one_id_are_not_both_accepted() {
-    let env = HttpEnv::start(|_, _| {}).await;
+    let env = IngestEnv::start(|_, _| {}).await;
     let item = |id: &str| json!({ "sourceId": "sensor-1", "id": id, "payload": 1 });
 
     let answer = env.send(json!([item("7"), item("8"), item("7")]).to_string()).await;
@@ -364,7 +298,7 @@ async fn two_items_of_a_batch_with_one_id_are_not_both_accepted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_answers_requests_under_way_and_refuses_new_ones() {
-    let HttpEnv { flow, ingestion, address, client } = HttpEnv::start(|_, _| {}).await;
+    let IngestEnv { flow, ingestion, address, client } = IngestEnv::start(|_, _| {}).await;
     let faults = flow.server.as_ref().unwrap().faults().clone();
     faults.delay("Publish", 1, Duration::from_secs(3));
     let url = format!("http://{address}/ingest");
@@ -397,7 +331,7 @@ fn room_for_hopeless(http: &mut HttpIngest) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_learns_that_its_message_is_a_dead_letter() {
-    let env = HttpEnv::start(|_, http| room_for_hopeless(http)).await;
+    let env = IngestEnv::start(|_, http| room_for_hopeless(http)).await;
 
     let told = env.send(hopeless()).await;
 
@@ -412,7 +346,7 @@ async fn a_client_learns_that_its_message_is_a_dead_letter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_learns_that_its_message_was_dropped() {
-    let env = HttpEnv::start(|settings, http| {
+    let env = IngestEnv::start(|settings, http| {
         settings.dead_letters = serde_json::from_value(json!("drop")).unwrap();
         room_for_hopeless(http);
     })
@@ -428,7 +362,7 @@ async fn a_client_learns_that_its_message_was_dropped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_bodies_are_carried_as_they_are_or_refused() {
-    let env = HttpEnv::start(|_, _| {}).await;
+    let env = IngestEnv::start(|_, _| {}).await;
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let payloads = [
         deep,

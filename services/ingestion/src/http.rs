@@ -1,12 +1,15 @@
-//! Ingest over HTTP: `POST /ingest`. A request is answered once the outcome of its messages is known.
+//! Ingest over HTTP: `POST /ingest`, and [`grpc`] on the same port. A request is answered once the
+//! outcome of its messages is known.
 //!
 //! A request passes these steps, each in a file of its own:
 //!
+//! - `request`: the steps in their order.
 //! - `form`: its media type and content encoding.
 //! - `admission`: a place among the requests that wait. It is taken before the body is read.
 //! - `body`: the body, decompressed within its limit.
 //! - `item`, `batch` and `cloud_event`: the items in the body.
-//! - `ingest`: a message for each item, with its route and id, handed to the pipeline.
+//! - `ingest` and `named_id`: a message for each item, with its route and id.
+//! - `sending`: the messages are handed to the pipeline, and their outcomes waited for.
 //! - `answer`: the outcome of each message as an answer, or a `refusal`.
 
 mod admission;
@@ -15,10 +18,14 @@ mod batch;
 mod body;
 mod cloud_event;
 mod form;
+mod grpc;
 mod ingest;
 mod item;
 mod members;
+mod named_id;
 pub(crate) mod refusal;
+mod request;
+mod sending;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +36,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::post;
 use pipeline::{Delivery, Error};
+use service::Health;
 use tokio::sync::mpsc;
 use web::{Authenticator, Bound, Server};
 
@@ -70,6 +78,7 @@ impl pipeline::Source for HttpSource {
 /// Port that is bound, and not answered yet.
 pub struct Port {
     bound: Bound<Authenticator>,
+    auth: Authenticator,
     outbox: mpsc::Sender<Delivery>,
 }
 
@@ -87,9 +96,10 @@ impl Port {
     /// Fails when it cannot listen there.
     pub async fn bind(settings: &HttpIngest) -> anyhow::Result<(Self, HttpSource)> {
         let auth = Authenticator::start(&settings.auth, HttpIngest::AUTH).await?;
-        let bound = Bound::bind(&settings.listener(), HttpIngest::SECTION, auth).await?;
+        let bound = Bound::bind(&settings.listener(), HttpIngest::SECTION, auth.clone()).await?;
         let (outbox, inbox) = mpsc::channel(QUEUE);
-        Ok((Self { bound, outbox }, HttpSource { inbox }))
+        let bound = bound.with_grpc(grpc::ON_LISTENER);
+        Ok((Self { bound, auth, outbox }, HttpSource { inbox }))
     }
 
     /// Returns the address of the port.
@@ -99,14 +109,19 @@ impl Port {
     }
 
     /// Answers requests. The answers are counted in `counts`.
+    ///
+    /// # Errors
+    /// The descriptors of gRPC cannot be read.
     pub(crate) fn serve(
         self,
         settings: &HttpIngest,
         parts: MessageParts,
+        health: Health,
         counts: &web::Metrics,
-    ) -> Server {
-        let ingest = Ingest::new(settings, parts, self.outbox);
-        let routes = Router::new().route("/ingest", post(ingest::ingest));
-        self.bound.serve(routes.with_state(Arc::new(ingest)), counts)
+    ) -> anyhow::Result<Server> {
+        let ingest = Arc::new(Ingest::new(settings, parts, self.outbox));
+        let calls = grpc::routes(Arc::clone(&ingest), self.auth, health)?;
+        let routes = Router::new().route("/ingest", post(request::ingest)).with_state(ingest);
+        Ok(self.bound.serve(routes.merge(calls), counts))
     }
 }

@@ -1,5 +1,5 @@
-//! Ingestion carries messages from an MQTT broker, and from clients over HTTP, to Pub/Sub topics, as
-//! its routes say.
+//! Ingestion carries messages from an MQTT broker, and from clients over HTTP and gRPC, to Pub/Sub
+//! topics, as its routes say.
 //!
 //! - [`mqtt::Source`] subscribes. It hands each PUBLISH on with a handle to acknowledge it.
 //! - [`http::HttpSource`] has the messages of requests, whose clients wait for the outcome.
@@ -20,6 +20,7 @@ pub mod identity;
 pub mod metrics;
 pub mod mqtt;
 pub mod ordering;
+pub mod proto;
 pub mod reasons;
 pub mod route;
 pub mod routes;
@@ -173,7 +174,7 @@ impl<E: Enricher> Service for Ingestion<E> {
         let running = Running::new(watchers).start(pipeline, health);
         let Some((port, http)) = port.zip(settings.http_ingest) else { return Ok(running) };
         let parts = http::MessageParts { routes, identity: settings.identity, metrics };
-        Ok(serve(port, &http, parts, context, running))
+        serve(port, &http, parts, context, running)
     }
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
@@ -206,23 +207,23 @@ async fn open_dead_letters(
     Ok(DeadLetters::policy(dead_letters, project, publishers, guard, storage).await?)
 }
 
-/// Answers requests over HTTP, until the service is drained.
+/// Answers requests over HTTP and gRPC, until the service is drained.
 fn serve(
     port: http::Port,
     settings: &HttpIngest,
     parts: http::MessageParts,
     context: &Context,
     running: Running,
-) -> Running {
+) -> anyhow::Result<Running> {
     let counts = web::Metrics::default();
     context.registry.register(|registry| {
         counts.register(registry, &[HttpIngest::SECTION]);
         parts.metrics.register_http(registry);
     });
     context.health.tell(HttpIngest::SECTION, port.address().to_string());
-    info!(address = %port.address(), "takes messages over HTTP");
-    let server = port.serve(settings, parts, &counts);
-    running.with_drain(move |grace| server.shutdown(grace))
+    info!(address = %port.address(), "takes messages over HTTP and gRPC");
+    let server = port.serve(settings, parts, context.health.clone(), &counts)?;
+    Ok(running.with_drain(move |grace| server.shutdown(grace)))
 }
 
 /// Connects to the broker and subscribes to the filters of the routes.

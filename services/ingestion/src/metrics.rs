@@ -22,11 +22,11 @@ pub struct Metrics {
     pub qos0_dropped: Counter,
     /// Values that could not be used as sent: ids, event times, user properties.
     pub replaced: Family<ReasonLabel, Counter>,
-    /// Items over HTTP that are published, or dead letters.
+    /// Items over HTTP and gRPC that are published, or dead letters.
     pub http_accepted: Counter,
-    /// Items over HTTP that were refused.
+    /// Items over HTTP and gRPC that were refused.
     pub http_refused: Family<ReasonLabel, Counter>,
-    /// Requests over HTTP that were refused before their items were known.
+    /// Requests over HTTP and gRPC that were refused before their items were known.
     pub http_refused_requests: Family<ReasonLabel, Counter>,
 }
 
@@ -61,22 +61,22 @@ impl Metrics {
         }
     }
 
-    /// Registers the metrics of ingest over HTTP. Each reason starts with 0.
+    /// Registers the metrics of ingest over HTTP and gRPC. Each reason starts with 0.
     pub fn register_http(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("dataflow_ingestion_http");
         registry.register(
             "accepted_items",
-            "Items over HTTP that are published, or dead letters",
+            "Items over HTTP and gRPC that are published, or dead letters",
             self.http_accepted.clone(),
         );
         registry.register(
             "refused_items",
-            "Items over HTTP that were refused, by reason",
+            "Items over HTTP and gRPC that were refused, by reason",
             self.http_refused.clone(),
         );
         registry.register(
             "refused_requests",
-            "Requests over HTTP that were refused before their items were known, by reason",
+            "Requests over HTTP and gRPC that were refused before their items were known, by reason",
             self.http_refused_requests.clone(),
         );
         for reason in refusal::REASONS {

@@ -86,29 +86,30 @@ impl Deadline {
     /// Returns the deadline of a batch whose messages have these leases. Also returns the first time
     /// when one of its messages must be nacked while the batch goes on.
     ///
-    /// Short leases do not end the batch while it has a message with another lease. Otherwise a
-    /// client that waits no longer would give back messages of others.
+    /// A short lease does not end the batch while it has a message with another lease, or with a
+    /// later short one. Otherwise a client that waits no longer would give back messages of others.
     pub(crate) fn of_batch(
         leases: impl IntoIterator<Item = LeasePlan>,
         attempt_timeout: Duration,
     ) -> (Self, Option<Instant>) {
-        let (mut end, mut first_short, mut is_short) = (None, None, true);
+        let (mut end, mut is_short): (Option<Instant>, _) = (None, true);
+        let (mut first_short, mut last_short): (Option<Instant>, Option<Instant>) = (None, None);
         for lease in leases {
-            let (first, at) = match lease {
-                LeasePlan::Endless => {
-                    is_short = false;
-                    continue;
-                }
+            match lease {
+                LeasePlan::Endless => is_short = false,
                 LeasePlan::Long { end: at } => {
                     is_short = false;
-                    (&mut end, at)
+                    end = Some(end.map_or(at, |earlier| earlier.min(at)));
                 }
-                LeasePlan::Short { give_up_at, .. } => (&mut first_short, give_up_at),
-            };
-            *first = Some(first.map_or(at, |earlier: Instant| earlier.min(at)));
+                LeasePlan::Short { give_up_at: at, .. } => {
+                    first_short = Some(first_short.map_or(at, |earlier| earlier.min(at)));
+                    last_short = last_short.max(Some(at));
+                }
+            }
         }
-        if is_short && first_short.is_some() {
-            return (Self { end: first_short, attempt_time: Duration::ZERO }, None);
+        if is_short && last_short.is_some() {
+            let first = first_short.filter(|first| last_short > Some(*first));
+            return (Self { end: last_short, attempt_time: Duration::ZERO }, first);
         }
         (Self { end, attempt_time: attempt_timeout }, first_short)
     }
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_batch_ends_with_its_first_long_lease_and_with_a_short_one_only_among_its_like() {
+    async fn a_batch_ends_with_its_first_long_lease_or_with_the_last_short_one() {
         let now = Instant::now();
         let of = |leases: &[LeasePlan]| Deadline::of_batch(leases.iter().copied(), 30 * SECOND);
         let endless = LeasePlan::Endless;
@@ -171,7 +172,9 @@ mod tests {
 
         assert_eq!(of(&[endless]), (long(None), None));
         assert_eq!(of(&[thousand, endless, hundred]), (long(Some(now + 100 * SECOND)), None));
-        assert_eq!(of(&[twenty, ten]), (short(now + 9 * SECOND), None));
+        assert_eq!(of(&[ten]), (short(now + 9 * SECOND), None));
+        assert_eq!(of(&[ten, ten]), (short(now + 9 * SECOND), None));
+        assert_eq!(of(&[twenty, ten]), (short(now + 19 * SECOND), Some(now + 9 * SECOND)));
         assert_eq!(of(&[twenty, endless, ten]), (long(None), Some(now + 9 * SECOND)));
         let with_long = (long(Some(now + 100 * SECOND)), Some(now + 19 * SECOND));
         assert_eq!(of(&[hundred, twenty]), with_long);

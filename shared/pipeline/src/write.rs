@@ -275,7 +275,7 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
         let Part { encoded, entries, bytes, can_split } = part;
         let leases = entries.iter().filter_map(Entry::lease);
         let (deadline, first_short) = Deadline::of_batch(leases, attempt_timeout);
-        // If all leases are short, the deadline is theirs.
+        // If all leases are short and end together, the deadline is theirs.
         let own: &mut [Entry<E>] = if first_short.is_some() { entries } else { &mut [] };
         let mut nack_early = || {
             let waiting = waiting.iter_mut().flat_map(|part| &mut part.entries);

@@ -1,10 +1,13 @@
 //! Connection whose peer must take what is written within a time.
+//!
+//! Its first bytes may have been read before, to learn the protocol.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
@@ -13,6 +16,8 @@ use tokio::time::{Sleep, sleep};
 #[derive(Debug)]
 pub struct Impatient<S> {
     stream: S,
+    /// Bytes that were read before.
+    begun: Bytes,
     limit: Duration,
     /// Time that is left for the write that waits.
     patience: Option<Pin<Box<Sleep>>>,
@@ -21,7 +26,12 @@ pub struct Impatient<S> {
 impl<S> Impatient<S> {
     /// Wraps a stream. A write fails when the peer takes nothing for `limit`.
     pub fn new(stream: S, limit: Duration) -> Self {
-        Self { stream, limit, patience: None }
+        Self { stream, begun: Bytes::new(), limit, patience: None }
+    }
+
+    /// Gives bytes back that were read from the stream before.
+    pub fn give_back(&mut self, begun: Bytes) {
+        self.begun = begun;
     }
 
     fn wait<T>(
@@ -46,6 +56,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.begun.is_empty() {
+            let length = self.begun.len().min(buffer.remaining());
+            buffer.put_slice(&self.begun.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

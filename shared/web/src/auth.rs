@@ -44,6 +44,11 @@ pub trait Authenticate: Clone + Send + Sync + 'static {
         None
     }
 
+    /// Returns the schemes of credentials that it takes, as 401 names them [RFC 9110, 11.6.1].
+    fn schemes(&self) -> &'static [&'static str] {
+        &["Bearer"]
+    }
+
     /// Returns the addresses at which a listener with this authentication may be reached.
     fn reach(&self) -> Reach {
         Reach::Anywhere
@@ -73,6 +78,11 @@ impl Identity {
     #[must_use]
     pub fn unknown() -> Self {
         Self { subject: None, scopes: None }
+    }
+
+    /// Creates a caller without a name and without scopes.
+    fn without_rights() -> Self {
+        Self { subject: None, scopes: Some(BTreeSet::new()) }
     }
 
     /// Checks that the caller has a scope.
@@ -113,11 +123,7 @@ impl IntoResponse for Denied {
         match self {
             Self::Forbidden(why) => Problem::new(StatusCode::FORBIDDEN, why).into_response(),
             Self::Unauthenticated(why) => {
-                let mut response = Problem::new(StatusCode::UNAUTHORIZED, why).into_response();
-                // RFC 9110, 11.6.1: a 401 names the scheme.
-                let scheme = HeaderValue::from_static("Bearer");
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
-                response
+                Problem::new(StatusCode::UNAUTHORIZED, why).into_response()
             }
             Self::TooFast { why, retry_after } => {
                 let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, why);
@@ -193,12 +199,24 @@ pub async fn admit<A: Authenticate>(
     Ok(Admitted { identity: identity?, quota })
 }
 
+/// Authentication of a listener.
+#[derive(Debug, Clone)]
+pub(crate) struct Gate<A> {
+    pub auth: A,
+    /// Beginning of the paths that need no credentials.
+    pub open: Option<&'static str>,
+}
+
 /// Passes requests on with the identity of their caller, or refuses them.
 pub(crate) async fn identify<A: Authenticate>(
-    State(auth): State<A>,
+    State(Gate { auth, open }): State<Gate<A>>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    if open.is_some_and(|open| request.uri().path().starts_with(open)) {
+        request.extensions_mut().insert(Identity::without_rights());
+        return next.run(request).await;
+    }
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     match admit(&auth, request.headers(), peer).await {
         Ok(Admitted { identity, quota }) => {
@@ -208,7 +226,16 @@ pub(crate) async fn identify<A: Authenticate>(
             }
             next.run(request).await
         }
-        Err(denied) => denied.into_response(),
+        Err(denied) => {
+            let mut response = denied.into_response();
+            if response.status() == StatusCode::UNAUTHORIZED {
+                for scheme in auth.schemes() {
+                    let scheme = HeaderValue::from_static(scheme);
+                    response.headers_mut().append(header::WWW_AUTHENTICATE, scheme);
+                }
+            }
+            response
+        }
     }
 }
 

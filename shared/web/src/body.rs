@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::Problem;
 use crate::auth::Quota;
+use crate::grpc::GrpcCall;
 
 /// Bounds on the body of a request.
 #[derive(Debug, Clone, Copy)]
@@ -33,11 +34,17 @@ enum Excess {
 
 /// Passes requests on with a body that fails at its bounds. Then the answer is 413 or 408, in
 /// whatever way the handler takes it.
+///
+/// Calls of gRPC have no bound here. Their bodies can be streams, and their handlers bound each
+/// message.
 pub(crate) async fn limit(
     State(limit): State<BodyLimit>,
     request: Request,
     next: Next,
 ) -> Response {
+    if request.extensions().get::<GrpcCall>().is_some() {
+        return next.run(request).await;
+    }
     let (parts, body) = request.into_parts();
     if body.size_hint().lower() > limit.max_bytes as u64 {
         return refusal(Excess::TooLarge, limit);

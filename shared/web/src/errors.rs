@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 
 use axum::body::{HttpBody as _, to_bytes};
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -11,12 +11,26 @@ use futures::FutureExt as _;
 use tracing::error;
 
 use crate::Problem;
+use crate::grpc::{self, Grpc, GrpcCall};
 
 /// Maximum size of an error text that becomes the detail of a problem.
 const MAX_TEXT_BYTES: u64 = 4096;
 
-/// Answers with a problem for each error, and for a panic.
-pub(crate) async fn as_problems(request: Request, next: Next) -> Response {
+/// Answers with a problem for each error, and for a panic. A call of gRPC gets it as a status.
+pub(crate) async fn as_problems(
+    State(grpc): State<Option<Grpc>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let of_call = grpc.filter(|_| grpc::is_call(&request));
+    if of_call.is_some() {
+        request.extensions_mut().insert(GrpcCall);
+    }
+    let response = caught(request, next).await;
+    of_call.map(|grpc| grpc.translate(&response)).unwrap_or_default().unwrap_or(response)
+}
+
+async fn caught(request: Request, next: Next) -> Response {
     let method = request.method().clone();
     // The state of a handler is dropped with it, except what it shares with others. Locks of those
     // are poisoned by a panic.
@@ -32,7 +46,10 @@ pub(crate) async fn as_problems(request: Request, next: Next) -> Response {
 }
 
 /// Answers a path that does not exist.
-pub(crate) async fn unknown_path() -> Problem {
+pub(crate) async fn unknown_path(request: Request) -> Problem {
+    if request.extensions().get::<GrpcCall>().is_some() {
+        return Problem::new(StatusCode::NOT_IMPLEMENTED, "there is no such method");
+    }
     Problem::new(StatusCode::NOT_FOUND, "there is no such path")
 }
 

@@ -27,12 +27,13 @@
 //! # }
 //! ```
 //!
-//! A listener of another framework, such as one for gRPC, asks [`auth::admit`] with the headers of a
-//! request.
+//! [`Bound::with_grpc`] lets the listener take calls of gRPC, too. A listener of another framework asks
+//! [`auth::admit`] with the headers of a request.
 //!
 //! A request passes these steps, each in a file of its own:
 //!
 //! - `connection`: one connection, with bounds on time and on the size of headers.
+//! - `host`: on loopback without authentication, only names of this machine.
 //! - `metrics`: the count of answers.
 //! - `cors`: answers for browsers, for listed origins only.
 //! - [`auth`]: the identity of the caller and its limits, or a refusal.
@@ -44,13 +45,16 @@ mod body;
 mod connection;
 mod cors;
 mod errors;
+mod grpc;
+mod host;
 pub mod metrics;
 mod problem;
 mod server;
 pub mod settings;
 
 pub use auth::{Authenticate, Authenticator, Denied, Identity, Open};
-pub use connection::Limits;
+pub use connection::{Draining, Limits};
+pub use grpc::{Grpc, GrpcCall};
 pub use metrics::Metrics;
 pub use problem::Problem;
 pub use server::{Bound, Server};

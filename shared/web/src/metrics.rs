@@ -1,12 +1,15 @@
 //! Metrics of all listeners of a process.
 
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+
+use crate::Problem;
 
 /// Classes of status codes.
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
@@ -54,9 +57,14 @@ pub(crate) async fn count(
 ) -> Response {
     let response = next.run(request).await;
     // 1xx are no answers, and hyper sends them by itself.
-    let class = usize::from(response.status().as_u16() / 100);
+    let class = usize::from(status_of(&response).as_u16() / 100);
     if let Some(count) = class.checked_sub(2).and_then(|class| counts.get(class)) {
         count.inc();
     }
     response
+}
+
+/// Returns the status of an answer. A call of gRPC that is refused has the status 200.
+fn status_of(response: &Response) -> StatusCode {
+    response.extensions().get().map_or(response.status(), Problem::status)
 }

@@ -30,6 +30,24 @@ struct Shown<'a> {
 }
 
 impl Problem {
+    /// Returns the status code.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Returns the text for the caller.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Returns the name of the value that is to blame.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
     /// Creates the answer. `detail` tells the caller what was wrong, and what would be right.
     #[must_use]
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
@@ -52,6 +70,10 @@ impl IntoResponse for Problem {
             detail: &self.detail,
             field: self.field.as_deref(),
         };
-        (self.status, [(header::CONTENT_TYPE, MEDIA_TYPE)], Json(shown)).into_response()
+        let media_type = [(header::CONTENT_TYPE, MEDIA_TYPE)];
+        let mut response = (self.status, media_type, Json(shown)).into_response();
+        // Layers of the listener say it again in another form, and count it.
+        response.extensions_mut().insert(self);
+        response
     }
 }

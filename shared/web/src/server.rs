@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use service::{WrongSettings, listen};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -14,10 +14,14 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
+use crate::auth::Gate;
 use crate::body::{self, BodyLimit};
+use crate::connection::Shared;
 use crate::cors::Origins;
 use crate::settings::NOT_LOOPBACK;
-use crate::{Authenticate, Limits, Listener, Metrics, Reach, auth, connection, errors, metrics};
+use crate::{
+    Authenticate, Grpc, Limits, Listener, Metrics, Reach, auth, connection, errors, host, metrics,
+};
 
 /// Pause after a connection could not be accepted, for example because too many files are open.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -33,6 +37,7 @@ pub struct Bound<A> {
     auth: A,
     limits: Limits,
     open: Router,
+    grpc: Option<Grpc>,
 }
 
 impl<A: Authenticate> Bound<A> {
@@ -52,8 +57,8 @@ impl<A: Authenticate> Bound<A> {
         }
         let max_body_bytes = settings.max_body_bytes;
         let limits = Limits::default();
-        let open = Router::new();
-        Ok(Self { listener, address, section, max_body_bytes, origins, auth, limits, open })
+        let (open, grpc) = (Router::new(), None);
+        Ok(Self { listener, address, section, max_body_bytes, origins, auth, limits, open, grpc })
     }
 
     /// Sets other bounds than the default ones.
@@ -68,6 +73,12 @@ impl<A: Authenticate> Bound<A> {
         Self { open, ..self }
     }
 
+    /// Takes HTTP/2 without TLS (h2c), and with it calls of gRPC, beside HTTP/1.
+    #[must_use]
+    pub fn with_grpc(self, grpc: Grpc) -> Self {
+        Self { grpc: Some(grpc), ..self }
+    }
+
     /// Returns the address of the port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -77,21 +88,25 @@ impl<A: Authenticate> Bound<A> {
     /// Answers requests with these routes. Their answers are counted in `metrics`.
     pub fn serve(self, routes: Router, metrics: &Metrics) -> Server {
         let body = BodyLimit { max_bytes: self.max_body_bytes, timeout: self.limits.body_timeout };
+        let reach = self.auth.reach();
+        let gate = Gate { auth: self.auth, open: self.grpc.map(|grpc| grpc.open) };
         // The last layer is the first that a request passes.
         let routes = routes
             .fallback(errors::unknown_path)
             .method_not_allowed_fallback(errors::wrong_method)
             .layer(DefaultBodyLimit::disable())
             .layer(from_fn_with_state(body, body::limit))
-            .layer(from_fn_with_state(self.auth, auth::identify::<A>))
+            .layer(from_fn_with_state(gate, auth::identify::<A>))
             .merge(self.open)
-            .layer(from_fn(errors::as_problems));
+            .layer(from_fn_with_state(reach, host::check))
+            .layer(from_fn_with_state(self.grpc, errors::as_problems));
         let routes = self.origins.layer(routes);
         let counts = metrics.of(self.section);
         let routes = routes.layer(from_fn_with_state(counts, metrics::count));
         let (stop, stopped) = watch::channel(false);
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(self.listener, routes, self.limits, stopped));
+        let shared = Shared { routes, limits: self.limits, has_http2: self.grpc.is_some() };
+        accepting.spawn(accept(self.listener, shared, stopped));
         Server { section: self.section, stop, accepting }
     }
 }
@@ -128,21 +143,15 @@ impl Server {
 }
 
 /// Accepts connections until `stop` is set, then waits for those that are open.
-async fn accept(
-    listener: TcpListener,
-    routes: Router,
-    limits: Limits,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn accept(listener: TcpListener, shared: Shared, mut stop: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
-        let has_room = connections.len() < limits.max_connections;
+        let has_room = connections.len() < shared.limits.max_connections;
         tokio::select! {
             () = connection::stopped(&mut stop) => break,
             Some(ended) = connections.join_next() => report(ended),
             stream = next(&listener), if has_room => {
-                let routes = routes.clone();
-                connections.spawn(connection::serve(stream, routes, limits, stop.clone()));
+                connections.spawn(connection::serve(stream, shared.clone(), stop.clone()));
             }
         }
     }

@@ -116,7 +116,7 @@ impl service::Settings for Settings {
         if self.has_mqtt() {
             shares.extend(self.memory_of_mqtt());
         }
-        shares.extend(self.http_ingest.as_ref().map(HttpIngest::memory));
+        shares.extend(self.http_ingest.iter().flat_map(HttpIngest::memory));
         shares
     }
 

@@ -1,4 +1,4 @@
-//! Settings of ingest over HTTP.
+//! Settings of ingest over HTTP and gRPC.
 
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use web::settings::AllowedOrigin;
 
 /// Maximum memory of the items of one request beyond the bytes of its body: 1 KiB for each of 1000.
 const MAX_OVERHEAD_BYTES: usize = 1024 * 1024;
+/// Maximum bytes of a stream of gRPC that its client has sent, and nobody has read.
+const UNREAD_BYTES: u64 = 64 * 1024;
 
-/// Port that takes messages over HTTP: `POST /ingest`.
+/// Port that takes messages over HTTP, with `POST /ingest`, and over gRPC.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct HttpIngest {
@@ -23,8 +25,8 @@ pub struct HttpIngest {
     pub host: String,
     /// Port to listen on; 0 takes a free one, which `/status` shows.
     pub port: u16,
-    /// Maximum size of a request's body in bytes, also after decompression; 1 to 256 MiB. Larger
-    /// ones are refused with 413.
+    /// Maximum size of a request's body in bytes, also after decompression, and of a message of
+    /// gRPC; 1 to 256 MiB. Larger ones are refused with 413.
     pub max_body_bytes: usize,
     /// Origins whose pages may call this port from a browser, such as `https://example.org`.
     pub cors: Vec<Parsed<AllowedOrigin>>,
@@ -37,10 +39,11 @@ pub struct HttpIngest {
     #[schemars(with = "String")]
     pub timeout: Duration,
     /// Maximum number of requests that wait for their answer; 1 to 100,000. Further ones are
-    /// refused with 429, before their body is read.
+    /// refused with 429, before their body is read. There may be as many streams of gRPC.
     pub max_waiting: usize,
     /// Maximum bytes of the bodies of those requests; `max_body_bytes` + 1 MiB to 64 GiB. A
-    /// compressed body counts as `max_body_bytes`, and each item as 1 KiB more than its bytes.
+    /// compressed body counts as `max_body_bytes`, and each item as 1 KiB more than its bytes. Items
+    /// of streams count, too.
     pub max_waiting_bytes: usize,
 }
 
@@ -95,7 +98,10 @@ impl HttpIngest {
 
     /// Returns the memory of the requests that wait. A message is in memory as it came, in its
     /// envelope, and in up to two requests.
-    pub(super) fn memory(&self) -> Share {
-        Share::of_size("http_ingest.max_waiting_bytes", self.max_waiting_bytes, 400)
+    pub(super) fn memory(&self) -> [Share; 2] {
+        [
+            Share::of_size("http_ingest.max_waiting_bytes", self.max_waiting_bytes, 400),
+            Share::of_count("http_ingest.max_waiting", self.max_waiting, UNREAD_BYTES),
+        ]
     }
 }

@@ -6,13 +6,12 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::refusal::Refusal;
 use super::{ITEM_BYTES, MAX_ITEMS};
 use crate::config::HttpIngest;
 
 /// Maximum wait for a place.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// Size of the smallest item, with the comma behind it.
-const SMALLEST_ITEM: usize = r#"{"sourceId":"a","payload":1},"#.len();
 /// Unit of the bound on bytes.
 const KIB: usize = 1024;
 
@@ -20,6 +19,7 @@ const KIB: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Admission {
     requests: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
     kib: Arc<Semaphore>,
 }
 
@@ -27,7 +27,8 @@ pub(super) struct Admission {
 /// settled.
 #[derive(Debug)]
 pub(super) struct Place {
-    _request: OwnedSemaphorePermit,
+    /// An item of a stream has no request.
+    _request: Option<OwnedSemaphorePermit>,
     kib: OwnedSemaphorePermit,
 }
 
@@ -35,22 +36,48 @@ impl Admission {
     pub(super) fn new(settings: &HttpIngest) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(settings.max_waiting)),
+            streams: Arc::new(Semaphore::new(settings.max_waiting)),
             kib: Arc::new(Semaphore::new(settings.max_waiting_bytes / KIB)),
         }
     }
 
     /// Returns a place for a request with a body of up to `max_bytes`, in whatever number of items.
-    /// Returns `None` if none is free soon.
-    pub(super) async fn admit(&self, max_bytes: usize) -> Option<Place> {
-        let items = (max_bytes / SMALLEST_ITEM + 1).min(MAX_ITEMS);
+    /// The smallest item has `smallest_item` bytes.
+    ///
+    /// # Errors
+    /// No place is free soon.
+    pub(super) async fn admit(
+        &self,
+        max_bytes: usize,
+        smallest_item: usize,
+    ) -> Result<Place, Refusal> {
+        let items = (max_bytes / smallest_item + 1).min(MAX_ITEMS);
         let kib = memory(max_bytes, items);
         let place = async {
             // An error would mean that a semaphore is closed, which nobody does.
             let request = Arc::clone(&self.requests).acquire_owned().await.ok()?;
             let kib = Arc::clone(&self.kib).acquire_many_owned(kib).await.ok()?;
-            Some(Place { _request: request, kib })
+            Some(Place { _request: Some(request), kib })
         };
-        timeout(PATIENCE, place).await.ok().flatten()
+        timeout(PATIENCE, place).await.ok().flatten().ok_or_else(Refusal::busy)
+    }
+
+    /// Returns the right to a stream.
+    ///
+    /// # Errors
+    /// Too many streams are open.
+    pub(super) fn admit_stream(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| Refusal::busy())
+    }
+
+    /// Waits for a place of an item of a stream, however long it takes. Its client sends nothing
+    /// more meanwhile.
+    ///
+    /// # Errors
+    /// Nobody closes the semaphore, so there are none.
+    pub(super) async fn wait(&self, bytes: usize) -> Result<Place, Refusal> {
+        let kib = Arc::clone(&self.kib).acquire_many_owned(memory(bytes, 1)).await;
+        Ok(Place { _request: None, kib: kib.map_err(|_closed| Refusal::ending())? })
     }
 }
 
@@ -80,22 +107,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_place_is_free_again_once_its_request_has_ended() {
         let admission = admission(1, 16 * 1024 * KIB);
-        let first = admission.admit(100).await;
+        let first = admission.admit(100, 29).await;
 
-        assert!(admission.admit(100).await.is_none(), "max_waiting is reached");
+        assert!(admission.admit(100, 29).await.is_err(), "max_waiting is reached");
         drop(first);
 
-        assert!(admission.admit(100).await.is_some());
+        assert!(admission.admit(100, 29).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn bytes_are_bounded_and_what_is_not_needed_is_given_back() {
         let admission = admission(100, 2048 * KIB);
-        let mut large = admission.admit(1000 * KIB).await.unwrap();
+        let mut large = admission.admit(1000 * KIB, 29).await.unwrap();
 
-        assert!(admission.admit(1000 * KIB).await.is_none(), "max_waiting_bytes is reached");
+        assert!(admission.admit(1000 * KIB, 29).await.is_err(), "max_waiting_bytes is reached");
         large.shrink(10 * KIB, 1);
 
-        assert!(admission.admit(1000 * KIB).await.is_some());
+        assert!(admission.admit(1000 * KIB, 29).await.is_ok());
     }
 }

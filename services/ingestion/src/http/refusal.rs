@@ -39,9 +39,9 @@ pub(super) const UNAVAILABLE: &str = "unavailable";
 /// Longest name of a field in an answer, in bytes. A client may send longer ones.
 const MAX_FIELD_BYTES: usize = 128;
 /// Seconds after which a client may try again when too many requests wait.
-const RETRY_BUSY: HeaderValue = HeaderValue::from_static("1");
+const RETRY_BUSY: u32 = 1;
 /// Seconds after which a client may try again when messages cannot be published.
-const RETRY_UNAVAILABLE: HeaderValue = HeaderValue::from_static("5");
+const RETRY_UNAVAILABLE: u32 = 5;
 
 /// Refusal of an item, or of a whole request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,19 +67,49 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, detail)
     }
 
+    /// Refuses a message whose publish is not known in time.
+    pub(super) fn not_in_time() -> Self {
+        Self::unavailable(
+            "it is not known to be published: send the same request again, with the same id or \
+             Idempotency-Key; in a batch, the key counts for an item at its place",
+        )
+    }
+
+    /// Refuses a message, because the process ends.
+    pub(super) fn ending() -> Self {
+        Self::unavailable("this process is ending: send it again")
+    }
+
+    /// Refuses a message whose client waits no longer.
+    pub(super) fn too_late() -> Self {
+        let detail = "the deadline of the call has passed: it may be published, or not";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, UNAVAILABLE, detail)
+    }
+
+    /// Refuses a request, because too many wait.
+    pub(super) fn busy() -> Self {
+        let detail = "too many requests wait: send it again later";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, BUSY, detail)
+    }
+
     pub(super) fn in_field(self, field: impl Into<String>) -> Self {
         Self { field: Some(cut(field.into(), MAX_FIELD_BYTES)), ..self }
     }
 }
 
-/// Returns the header `Retry-After` of a status, if the client should try again.
-pub(super) fn retry_after(status: StatusCode) -> Option<HeaderValue> {
+/// Returns the seconds after which a client should try again, if it should.
+pub(super) fn retry_seconds(status: StatusCode) -> Option<u32> {
     match status {
         StatusCode::TOO_MANY_REQUESTS => Some(RETRY_BUSY),
         StatusCode::SERVICE_UNAVAILABLE => Some(RETRY_UNAVAILABLE),
         // Any other refusal is permanent.
         _ => None,
     }
+}
+
+/// Returns the header `Retry-After` of a status, if the client should try again.
+pub(super) fn retry_after(status: StatusCode) -> Option<HeaderValue> {
+    retry_seconds(status).map(HeaderValue::from)
 }
 
 impl IntoResponse for Refusal {

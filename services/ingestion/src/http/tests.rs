@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
-use super::ingest::{self, Ingest};
+use super::ingest::Ingest;
+use super::request;
 use super::{HttpSource, MessageParts, QUEUE};
 use crate::config::{HttpIngest, Identity, RouteSettings, RouteSource};
 use crate::metrics::Metrics;
@@ -47,7 +48,7 @@ impl HttpTestEnv {
         let (outbox, inbox) = mpsc::channel(QUEUE);
         let ingest = Arc::new(Ingest::new(&settings, parts, outbox));
         let app = Router::new()
-            .route("/ingest", axum::routing::post(ingest::ingest))
+            .route("/ingest", axum::routing::post(request::ingest))
             .layer(Extension(web::Identity::unknown()))
             .with_state(ingest);
         Self { app, metrics, source: HttpSource { inbox } }

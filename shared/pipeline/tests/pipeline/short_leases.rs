@@ -218,6 +218,17 @@ async fn a_short_lease_neither_disturbs_a_write_nor_nacks_the_others_of_its_batc
     assert_eq!((attempts, written), (1, all.map(str::to_owned).into()));
 }
 
+/// Clients may have waited for different times when their messages come into one batch.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_waits_no_longer_does_not_nack_the_messages_of_others() {
+    let messages = [("1", Some(seconds(10))), ("2", Some(seconds(15)))];
+
+    let (ends, attempts, written) = ends_of(messages, 12, Duration::ZERO, 1000).await;
+
+    assert_eq!(ends, [("1", 9, Disposition::Nack), ("2", 12, Disposition::Ack)]);
+    assert_eq!((attempts, written), (1, ["1", "2"].map(str::to_owned).into()));
+}
+
 /// A lease below two seconds, as that of the last items of a batch, is that of a client, too.
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_is_almost_over_does_not_disturb_the_others() {

@@ -52,6 +52,11 @@ impl Authenticator {
         let reach = settings.reach();
         Ok(Self(Arc::new(Methods { tokens, api_keys, rates, reach })))
     }
+
+    fn missing(&self) -> Denied {
+        let or_key = if self.0.api_keys.is_some() { ", or a key in X-Api-Key" } else { "" };
+        refused(&format!("send credentials in the header Authorization: Bearer{or_key}"))
+    }
 }
 
 async fn start_api_keys(path: std::path::PathBuf, key: &str) -> anyhow::Result<Watched<ApiKeys>> {
@@ -72,7 +77,7 @@ impl Authenticate for Authenticator {
         if tokens.is_none() && api_keys.is_none() {
             return Ok(Identity::unknown());
         }
-        let credentials = Credentials::of(headers)?;
+        let credentials = Credentials::of(headers)?.ok_or_else(|| self.missing())?;
         let (Credentials::Bearer(text) | Credentials::ApiKey(text)) = credentials;
         if text.len() > MAX_BYTES {
             return Err(refused("the credentials are too large"));
@@ -91,6 +96,10 @@ impl Authenticate for Authenticator {
             _ if api_keys.is_none() => Err(refused("API keys are not accepted here, send a token")),
             _ => Err(refused("the API key is not known")),
         }
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        if self.0.api_keys.is_some() { &["Bearer", "X-Api-Key"] } else { &["Bearer"] }
     }
 
     fn rates(&self) -> Option<&RateLimiter> {
@@ -116,18 +125,18 @@ enum Credentials<'a> {
 }
 
 impl<'a> Credentials<'a> {
-    /// Finds the credentials of a request. It may send one kind only, and once.
-    fn of(headers: &'a HeaderMap) -> Result<Self, Denied> {
+    /// Finds the credentials of a request, if it has any. It may send one kind only, and once.
+    fn of(headers: &'a HeaderMap) -> Result<Option<Self>, Denied> {
         match (only(headers, &header::AUTHORIZATION)?, only(headers, &API_KEY)?) {
             (Some(text), None) => {
                 let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
                 let is_bearer = scheme.eq_ignore_ascii_case("bearer");
                 let wrong = || refused("the header Authorization must be `Bearer` and a token");
-                is_bearer.then_some(Self::Bearer(token.trim())).ok_or_else(wrong)
+                is_bearer.then_some(Some(Self::Bearer(token.trim()))).ok_or_else(wrong)
             }
-            (None, Some(key)) => Ok(Self::ApiKey(key.trim())),
+            (None, Some(key)) => Ok(Some(Self::ApiKey(key.trim()))),
             (Some(_), Some(_)) => Err(refused("send either Authorization or X-Api-Key, not both")),
-            (None, None) => Err(refused("send credentials in the header Authorization: Bearer")),
+            (None, None) => Ok(None),
         }
     }
 }

@@ -122,8 +122,13 @@ impl RateLimiter {
     /// # Errors
     /// The client is too fast. Then the request does not count.
     pub fn admit(&self, client: Client<'_>) -> Result<Quota, Denied> {
-        let Shared { requests, bytes, .. } = *self.0;
         let key = self.key(client);
+        self.count(key)?;
+        Ok(Quota { limiter: self.clone(), key })
+    }
+
+    fn count(&self, key: Key) -> Result<(), Denied> {
+        let Shared { requests, bytes, .. } = *self.0;
         let now = Instant::now();
         self.with_usage(key, |usage| {
             if let Some(rate) = requests {
@@ -138,8 +143,7 @@ impl RateLimiter {
                 usage.requests.take(rate.time_of(1), now);
             }
             Ok(())
-        })?;
-        Ok(Quota { limiter: self.clone(), key })
+        })
     }
 
     fn key(&self, client: Client<'_>) -> Key {
@@ -159,6 +163,14 @@ impl RateLimiter {
 }
 
 impl Quota {
+    /// Counts one more request of the same client, such as a further message of a stream.
+    ///
+    /// # Errors
+    /// The client is too fast. Then the request does not count.
+    pub fn admit_next(&self) -> Result<(), Denied> {
+        self.limiter.count(self.key)
+    }
+
     /// Counts bytes of the body. Later requests wait until they are paid for.
     pub fn take(&self, bytes: usize) {
         let Some(rate) = self.limiter.0.bytes else { return };

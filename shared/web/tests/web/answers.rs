@@ -36,7 +36,7 @@ async fn every_error_is_a_problem_in_json() {
 #[tokio::test]
 async fn a_body_that_is_announced_too_large_is_refused_unread() {
     let env = TestEnv::start().await;
-    let request = "POST /length HTTP/1.1\r\nhost: t\r\ncontent-length: 1001\r\n\r\n";
+    let request = "POST /length HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1001\r\n\r\n";
 
     let answer = env.write(request).await.rest().await;
 
@@ -47,10 +47,10 @@ async fn a_body_that_is_announced_too_large_is_refused_unread() {
 #[tokio::test]
 async fn a_handler_that_panics_is_answered_and_its_connection_lives_on() {
     let env = TestEnv::start().await;
-    let mut client = env.write("GET /panics HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    let mut client = env.write("GET /panics HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let answer = client.until("}").await;
 
-    client.write("GET /hello HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    client.write("GET /hello HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let next = client.until("hello").await;
 
     assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");

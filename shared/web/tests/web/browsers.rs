@@ -82,3 +82,19 @@ async fn without_listed_origins_nothing_is_told_to_browsers() {
     let answer = env.ask("GET /hello", &[LISTED], "").await;
     assert!(!answer.0.contains("access-control"), "{answer:?}");
 }
+
+/// A page can lead its own name to 127.0.0.1, and is of the same origin then.
+#[tokio::test]
+async fn a_page_under_another_name_is_refused_if_nobody_is_asked_for_credentials() {
+    let get = "GET /hello HTTP/1.1\r\nconnection: close\r\nhost: example.org\r\n\r\n";
+    let open = TestEnv::start().await;
+    let guarded = TestEnv::with(&listener(), ByName, patient()).await;
+
+    let refused = Answer(open.write(get).await.rest().await);
+    let asked = Answer(guarded.write(get).await.rest().await);
+
+    let detail = refused.detail(421);
+    assert!(detail.contains("send `Host: localhost`"), "{detail}");
+    assert_eq!(asked.code(), 401);
+    assert_eq!(open.get("/hello").await.code(), 200);
+}

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::env::{PATIENCE, SHORT, TestEnv, within};
 
-const REQUEST: &str = "GET /waits HTTP/1.1\r\nhost: t\r\n\r\n";
-const HELLO: &str = "GET /hello HTTP/1.1\r\nhost: t\r\n\r\n";
+const REQUEST: &str = "GET /waits HTTP/1.1\r\nhost: localhost\r\n\r\n";
+const HELLO: &str = "GET /hello HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
 #[tokio::test]
 async fn a_request_under_way_is_answered_and_new_ones_are_refused() {
@@ -39,8 +39,7 @@ async fn a_request_under_way_is_answered_and_new_ones_are_refused() {
 #[tokio::test]
 async fn a_body_under_way_is_read_and_answered() {
     let env = TestEnv::start().await;
-    let head =
-        "POST /length HTTP/1.1\r\nhost: t\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n";
+    let head = "POST /length HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n";
     let mut client = env.write(head).await;
     // The handler has begun to read.
     client.until("100 Continue\r\n\r\n").await;

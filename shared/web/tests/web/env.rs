@@ -134,7 +134,7 @@ impl TestEnv {
 
     /// Sends a request on a connection of its own, and returns the whole answer.
     pub(crate) async fn ask(&self, line: &str, headers: &[&str], body: &str) -> Answer {
-        let mut request = format!("{line} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+        let mut request = format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
         for header in headers {
             request.push_str(&format!("{header}\r\n"));
         }

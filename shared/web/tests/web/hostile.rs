@@ -5,8 +5,9 @@ use web::{Limits, Open};
 
 use crate::env::{Client, SHORT, TestEnv, listener, patient, within};
 
-const HELLO: &str = "GET /hello HTTP/1.1\r\nhost: t\r\n\r\n";
-const CHUNKED: &str = "POST /length HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n";
+const HELLO: &str = "GET /hello HTTP/1.1\r\nhost: localhost\r\n\r\n";
+const CHUNKED: &str =
+    "POST /length HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n";
 
 async fn start(limits: Limits) -> TestEnv {
     TestEnv::with(&listener(), Open::on_loopback(), limits).await
@@ -29,7 +30,7 @@ async fn write_forever(mut client: Client, bytes: &[u8]) -> String {
 async fn a_client_that_never_ends_its_headers_is_cut() {
     let env = start(Limits { header_timeout: SHORT, ..patient() }).await;
 
-    for begin in ["", "G", "GET /hello HTTP/1.1\r\nhost: t\r\nx: "] {
+    for begin in ["", "G", "GET /hello HTTP/1.1\r\nhost: localhost\r\nx: "] {
         let answer = env.write(begin).await.rest().await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{begin}: {answer}");
     }
@@ -71,9 +72,9 @@ async fn headers_of_ten_thousand_bytes_are_refused() {
     let many = "a: b\r\n".repeat(200);
 
     for request in [
-        format!("GET /hello HTTP/1.1\r\nhost: t\r\nx: {long}\r\n\r\n"),
-        format!("GET /{long} HTTP/1.1\r\nhost: t\r\n\r\n"),
-        format!("GET /hello HTTP/1.1\r\nhost: t\r\n{many}\r\n"),
+        format!("GET /hello HTTP/1.1\r\nhost: localhost\r\nx: {long}\r\n\r\n"),
+        format!("GET /{long} HTTP/1.1\r\nhost: localhost\r\n\r\n"),
+        format!("GET /hello HTTP/1.1\r\nhost: localhost\r\n{many}\r\n"),
     ] {
         let answer = env.write(request).await.rest().await;
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
@@ -84,7 +85,7 @@ async fn headers_of_ten_thousand_bytes_are_refused() {
 #[tokio::test]
 async fn a_slow_body_is_answered_with_408() {
     let env = start(Limits { body_timeout: SHORT, ..patient() }).await;
-    let sized = "POST /length HTTP/1.1\r\nhost: t\r\ncontent-length: 10\r\n\r\nhalf";
+    let sized = "POST /length HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\nhalf";
 
     for request in [sized, &format!("{CHUNKED}1\r\nx\r\n")] {
         let answer = env.write(request).await.rest().await;
@@ -123,7 +124,7 @@ async fn a_chunked_body_over_the_limit_is_answered_with_413() {
 #[tokio::test]
 async fn an_endless_body_that_no_handler_reads_is_cut() {
     let env = start(patient()).await;
-    let request = "POST /ignores HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n";
+    let request = "POST /ignores HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n";
 
     let answer = write_forever(env.write(request).await, b"8\r\n12345678\r\n").await;
 
@@ -134,7 +135,7 @@ async fn an_endless_body_that_no_handler_reads_is_cut() {
 async fn a_client_that_reads_nothing_is_cut() {
     let limits = Limits { write_timeout: SHORT, max_connections: 1, ..patient() };
     let env = start(limits).await;
-    let _deaf = env.write("GET /big HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    let _deaf = env.write("GET /big HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
 
     // There is room for one connection, so this one waits for the end of the other.
     assert_eq!(env.get("/hello").await.code(), 200);
@@ -143,7 +144,7 @@ async fn a_client_that_reads_nothing_is_cut() {
 #[tokio::test]
 async fn a_client_that_goes_away_frees_its_place() {
     let env = start(Limits { max_connections: 1, ..patient() }).await;
-    let mut half_open = env.write("GET /waits HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    let mut half_open = env.write("GET /waits HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     env.wait.begun().await;
 
     half_open.0.shutdown().await.unwrap();
@@ -155,7 +156,7 @@ async fn a_client_that_goes_away_frees_its_place() {
 #[tokio::test]
 async fn more_connections_than_the_bound_wait_their_turn() {
     let env = start(Limits { max_connections: 2, ..patient() }).await;
-    let waits = "GET /waits HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n";
+    let waits = "GET /waits HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let mut clients = Vec::new();
     for _ in 0..50 {
         clients.push(env.write(waits).await);
@@ -183,8 +184,7 @@ async fn bytes_that_are_not_http_are_refused() {
         let answer = env.write(bytes).await.rest().await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
-    let twice =
-        "POST /length HTTP/1.1\r\nhost: t\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx";
+    let twice = "POST /length HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx";
     let answer = env.write(twice).await.rest().await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
 }

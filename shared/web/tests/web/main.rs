@@ -7,6 +7,7 @@ mod drain;
 mod env;
 mod guarded;
 mod hostile;
+mod http2;
 mod issuer;
 mod rotation;
 mod tokens;

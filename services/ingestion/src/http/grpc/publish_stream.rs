@@ -1,0 +1,236 @@
+//! `PublishStream`: items as they come, and their acknowledgements by number.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use futures::StreamExt as _;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Interval, interval_at, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use web::{Authenticate as _, Authenticator, Denied, Draining, Identity, Limits};
+
+use super::acks::Acks;
+use super::frames::Frames;
+use super::reader::Reader;
+use super::{answer, client_timeout, frame, ok, status, trailers};
+use crate::http::ingest::{Ingest, SCOPE};
+use crate::http::refusal::{INVALID, Refusal};
+use crate::route::TRACE_PROPERTY;
+
+/// Interval at which the credentials of an open stream are checked again.
+const RECHECK: Duration = Duration::from_secs(60);
+
+/// Open streams.
+pub(super) struct Streams {
+    ingest: Arc<Ingest>,
+    auth: Authenticator,
+    /// Each ends when its client has gone, or its connection.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+type Out = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
+
+impl Streams {
+    pub(super) fn new(ingest: Arc<Ingest>, auth: Authenticator) -> Self {
+        Self { ingest, auth, tasks: Mutex::default() }
+    }
+
+    fn spawn(&self, stream: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(stream);
+    }
+
+    fn open(
+        &self,
+        headers: HeaderMap,
+        draining: Draining,
+        request: Request,
+    ) -> Result<Response, Refusal> {
+        let opened = Instant::now();
+        let client_deadline = client_timeout(&headers)?.map(|timeout| opened + timeout);
+        let trace = headers.get(TRACE_PROPERTY).and_then(|trace| trace.to_str().ok());
+        let trace = trace.map(str::to_owned);
+        let ingest = Arc::clone(&self.ingest);
+        let frames = Frames::of(request, ingest.max_body_bytes)?;
+        let right = ingest.admission.admit_stream()?;
+        let reader = Reader { ingest: Arc::clone(&ingest), frames, trace, last: None };
+        let (out, frames) = mpsc::channel(1);
+        let check = Recheck::new(self.auth.clone(), headers);
+        let ends = Ends { draining, client_deadline, check };
+        let acks = Acks::new(ingest);
+        self.spawn(async move {
+            converse(reader, acks, ends, out).await;
+            drop(right);
+        });
+        Ok(answer(Body::new(StreamBody::new(ReceiverStream::new(frames)))))
+    }
+}
+
+/// Answers `PublishStream`.
+pub(super) async fn publish_stream(
+    State(streams): State<Arc<Streams>>,
+    Extension(caller): Extension<Identity>,
+    Extension(draining): Extension<Draining>,
+    request: Request,
+) -> Response {
+    if let Err(denied) = caller.require(SCOPE) {
+        return denied.into_response();
+    }
+    let headers = request.headers().clone();
+    let opened = streams.open(headers, draining, request);
+    opened.unwrap_or_else(|refusal| streams.ingest.refuse(refusal))
+}
+
+/// Reads items and sends acknowledgements until all is said, or the client has gone.
+async fn converse(reader: Reader, mut acks: Acks, mut ends: Ends, out: Out) {
+    let mut items = pin!(reader.into_items());
+    let write_timeout = Limits::default().write_timeout;
+    // Status of the stream, once it is known. Then nothing more is read.
+    let mut end: Option<Status> = None;
+    let mut unsent_since = None;
+    loop {
+        if acks.has_unsent() {
+            unsent_since.get_or_insert_with(Instant::now);
+        } else if let Some(status) = end.take_if(|_| acks.are_complete()) {
+            // An error means that the client has gone.
+            let _ = out.send(Ok(Frame::trailers(trailers(&status)))).await;
+            return;
+        }
+        let (has_unsent, has_room) = (acks.has_unsent(), acks.has_room());
+        let first_deadline = acks.first_deadline();
+        let stalled = unsent_since.map(|since: Instant| since + write_timeout);
+        tokio::select! {
+            biased;
+            () = out.closed() => return,
+            Ok(room) = out.reserve(), if has_unsent => {
+                room.send(Ok(Frame::data(frame(&acks.take()))));
+                unsent_since = None;
+            }
+            () = acks.settled() => {}
+            () = at(first_deadline) => acks.give_up(),
+            // The client takes no acknowledgements.
+            () = at(stalled) => return,
+            status = ends.next(), if end.is_none() => end = Some(status),
+            item = items.next(), if end.is_none() && has_room => match item {
+                Some(Ok(item)) => acks.offer(item),
+                Some(Err(refusal)) => {
+                    acks.count_refused(&refusal);
+                    end = Some(status::of_refusal(&refusal));
+                }
+                None => end = Some(ok()),
+            },
+        }
+    }
+}
+
+/// Waits for a time, if there is one. Cancel safe.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+/// Reasons to end a stream from our side.
+struct Ends {
+    draining: Draining,
+    client_deadline: Option<Instant>,
+    check: Recheck,
+}
+
+impl Ends {
+    /// Waits for a reason to end the stream, and returns its status. Cancel safe.
+    async fn next(&mut self) -> Status {
+        let detail = "this process is ending: open another stream, and send what has no \
+                      acknowledgement";
+        tokio::select! {
+            () = self.draining.begun() => status::of_refusal(&Refusal::unavailable(detail)),
+            () = at(self.client_deadline) => status::of_refusal(&Refusal::too_late()),
+            refusal = self.check.fails() => status::of_refusal(&refusal),
+        }
+    }
+}
+
+/// Check of credentials while a stream is open.
+struct Recheck {
+    auth: Authenticator,
+    headers: HeaderMap,
+    ticks: Interval,
+    /// True until the check of the last tick has ended.
+    is_due: bool,
+}
+
+impl Recheck {
+    fn new(auth: Authenticator, headers: HeaderMap) -> Self {
+        let ticks = interval_at(Instant::now() + RECHECK, RECHECK);
+        Self { auth, headers, ticks, is_due: false }
+    }
+
+    /// Checks the credentials again and again, and returns when they are not right any more.
+    ///
+    /// Cancel safe: a check that is cut begins again.
+    async fn fails(&mut self) -> Refusal {
+        loop {
+            if !self.is_due {
+                self.ticks.tick().await;
+                self.is_due = true;
+            }
+            let caller = self.auth.authenticate(&self.headers).await;
+            self.is_due = false;
+            let (status, why) = match caller.and_then(|caller| caller.require(SCOPE)) {
+                Err(Denied::Unauthenticated(why)) => (StatusCode::UNAUTHORIZED, why),
+                Err(Denied::Forbidden(why)) => (StatusCode::FORBIDDEN, why),
+                // Right, or not known now.
+                Ok(()) | Err(Denied::TooFast { .. } | Denied::Unavailable { .. }) => continue,
+            };
+            return Refusal::new(status, INVALID, why);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+    use web::auth::settings::Auth;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_stream_ends_soon_after_its_key_was_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys");
+        std::fs::write(&file, "k".repeat(32)).unwrap();
+        let settings = Auth { api_keys_file: Some(file.clone()), ..Auth::default() };
+        let auth = Authenticator::start(&settings, "auth").await.unwrap();
+        let header = ("x-api-key".parse().unwrap(), "k".repeat(32).parse().unwrap());
+        let mut check = Recheck::new(auth, HeaderMap::from_iter([header]));
+        // Each item of the stream cuts the wait.
+        let mut refusal = async |seconds| {
+            for _ in 0..seconds {
+                let failed = timeout(Duration::from_secs(1), check.fails()).await;
+                if let Ok(refusal) = failed {
+                    return Some(refusal.status);
+                }
+            }
+            None
+        };
+
+        assert_eq!(refusal(200).await, None, "the key is right");
+        std::fs::write(&file, "[]").unwrap();
+
+        assert_eq!(refusal(200).await, Some(StatusCode::UNAUTHORIZED));
+    }
+}

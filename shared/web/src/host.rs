@@ -1,0 +1,78 @@
+//! Names by which a listener without authentication may be called.
+//!
+//! A page in a browser can be served by a name that later leads to 127.0.0.1 (DNS rebinding). The
+//! browser then takes this listener for the page's own server, so CORS does not protect it. But the
+//! request still has the page's name in `Host`.
+
+use std::net::IpAddr;
+
+use axum::extract::{Request, State};
+use axum::http::uri::Authority;
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+
+use crate::{Problem, Reach};
+
+/// Refuses requests to another name than one of this machine, if the listener serves everybody on
+/// this machine.
+pub(crate) async fn check(State(reach): State<Reach>, request: Request, next: Next) -> Response {
+    if reach == Reach::Anywhere || is_local(&request) {
+        return next.run(request).await;
+    }
+    let why = "this listener has no authentication, so it answers only to names of this machine: \
+               send `Host: localhost`, or set up authentication";
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, why).into_response()
+}
+
+/// Returns whether each name in a request is one of this machine. A request without a name is no
+/// browser's.
+fn is_local(request: &Request) -> bool {
+    let in_uri = request.uri().authority().map(Authority::host);
+    let headers = request.headers().get_all(header::HOST).iter();
+    let mut headers = headers.map(|host| Authority::try_from(host.as_bytes()));
+    in_uri.is_none_or(is_loopback)
+        && headers.all(|host| host.is_ok_and(|host| is_loopback(host.host())))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let plain = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if let Ok(address) = plain.parse::<IpAddr>() {
+        return address.to_canonical().is_loopback();
+    }
+    // RFC 6761, 6.3: names below `localhost` are loopback, too.
+    let name = plain.strip_suffix('.').unwrap_or(plain).to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    fn is_taken(uri: &str, host: Option<&str>) -> bool {
+        let request = Request::builder().uri(uri);
+        let request = match host {
+            Some(host) => request.header(header::HOST, host),
+            None => request,
+        };
+        is_local(&request.body(Body::empty()).unwrap())
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_taken() {
+        let right = ["localhost", "LOCALHOST:8088", "localhost.:1", "127.0.0.1:80", "127.9.9.9"];
+        for host in right.into_iter().chain(["[::1]:8088", "[::ffff:127.0.0.1]", "a.localhost"]) {
+            assert!(is_taken("/", Some(host)), "{host}");
+        }
+        for host in
+            ["example.org", "localhost.example.org", "10.0.0.1", "[::2]", "0.0.0.0", "", "@"]
+        {
+            assert!(!is_taken("/", Some(host)), "{host}");
+        }
+        assert!(is_taken("/", None));
+        assert!(is_taken("http://localhost:8088/", None));
+        assert!(!is_taken("http://example.org/", Some("localhost")));
+    }
+}
