@@ -116,7 +116,7 @@ function createStage(stage) {
       el("div", { class: "flow" }, figure("in", "received"), figure("out", "sent")),
       svg("svg", { class: "chart", viewBox: `0 0 ${CHART.width} ${CHART.height}`, "aria-hidden": "true",
         preserveAspectRatio: "none" },
-      svg("path", { class: "line-out" }), svg("path", { class: "line-in" })),
+      svg("path", { class: "line-in" }), svg("path", { class: "line-out" })),
       el("dl", { class: "minor" }, ...pair("in flight", "flight"), ...pair("oldest", "oldest")),
       el("details", { class: "replicas" },
         el("summary", {}, el("span", { class: "dots", "aria-hidden": "true" }), el("span", { class: "ready" })),

@@ -83,7 +83,8 @@ function update(node, row) {
   setAttribute(part(".p99"), "d", isKnown ? `M${to} 3V17` : null);
   setText(part(".v50"), duration(row.p50));
   setText(part(".v99"), duration(row.p99));
-  const chart = { ...CHART };
-  setAttribute(part(".scale-chart path"), "d", sparkline(history.get(row.key), chart));
+  const recent = history.get(row.key);
+  const top = 1.2 * Math.max(MIN, ...recent.filter(Number.isFinite));
+  setAttribute(part(".scale-chart path"), "d", sparkline(recent, { ...CHART, top }));
   setText(part(".scale-count"), isKnown ? count(row.count) : "no messages");
 }

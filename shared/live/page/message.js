@@ -97,7 +97,7 @@ function follow({ by, value, ingestId, isSending = false }) {
     if (trace === current && !current.isOver && !isSending) end(error.message);
   });
   trace = current;
-  byId("trace").scrollIntoView({ block: "nearest" });
+  if (matchMedia("(max-width: 62rem)").matches) byId("trace").scrollIntoView({ block: "start" });
   byId("steps").replaceChildren();
   keyed(byId("steps"), [], { key: String });
   describe();
