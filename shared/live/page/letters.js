@@ -25,7 +25,7 @@ export function startLetters() {
 export function renderLetters(state) {
   latest = state;
   const letters = state.dead_letters;
-  const isEmpty = letters.total === 0 && letters.recent.length === 0;
+  const isEmpty = letters.total === 0 && letters.recent.length === 0 && !letters.unavailable;
   show(byId("letters-empty"), isEmpty);
   show(byId("letters-badge"), letters.total > 0);
   setText(byId("letters-badge"), count(letters.total));
@@ -35,6 +35,7 @@ export function renderLetters(state) {
   const rest = letters.total - letters.recent.length;
   setText(byId("letters-note"), rest > 0
     ? `${count(letters.total)} since the services started. Here are the latest; the command dead-letters lists all.` : "");
+  setText(byId("letters-unavailable"), letters.unavailable ? `This list is not complete: ${letters.unavailable}` : "");
   show(byId("letters-foot"), rest > 0 || letters.recent.length > FEW);
   show(byId("letters-more"), letters.recent.length > FEW);
   setText(byId("letters-more"), areAllShown ? "Show fewer" : `Show all ${count(letters.recent.length)}`);
@@ -67,12 +68,12 @@ function create(letter) {
       el("p", { class: "detail" }, letter.detail ?? ""),
       el("p", { class: "why quiet" }, letter.why ?? ""),
       moreOf(letter)),
-    el("div", { class: "device" }, letter.device_id ?? el("span", { class: "quiet" }, "no device")),
+    el("div", { class: "device" }, letter.device_id || el("span", { class: "quiet" }, "no device")),
     el("div", { class: "actions" }));
 }
 
 function moreOf(letter) {
-  const facts = [["time", moment(letter.at)], ["ingest id", letter.ingest_id ?? "none"]];
+  const facts = [["time", moment(letter.at)], ["ingest id", letter.ingest_id || "none"]];
   const list = el("dl", { class: "pairs" }, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
   const isShown = letter.payload !== null && letter.payload !== undefined;
   const text = typeof letter.payload === "string" ? letter.payload : JSON.stringify(letter.payload);
@@ -110,7 +111,7 @@ const BUTTONS = {
 };
 
 function nameOf(letter) {
-  return `${letter.device_id ?? "no device"} at ${clock(letter.at)}`;
+  return `${letter.device_id || "no device"} at ${clock(letter.at)}`;
 }
 
 function button(letter, text, label, act, kind = "") {

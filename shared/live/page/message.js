@@ -9,10 +9,10 @@ const MAX_STEPS = 200;
 /** Longest wait for the services to turn on their reports, in milliseconds. */
 const READY_MILLISECONDS = 10000;
 
-const FINAL = ["durable", "dead_lettered", "skipped"];
+const FINAL = ["durable", "dead_lettered", "skipped", "dropped"];
 const STEPS = {
   received: "received", transformed: "transformed", durable: "durable", dead_lettered: "dead letter",
-  skipped: "skipped", nacked: "handed back",
+  skipped: "skipped", dropped: "dropped", nacked: "handed back",
 };
 
 let trace = null;
@@ -161,16 +161,19 @@ function describe() {
 
 /** Says how the message ended, or null while a sink has not told. */
 function finished() {
-  const refused = trace.hops.find((hop) => hop.step === "dead_lettered");
+  const refused = trace.hops.find((hop) => hop.step === "dead_lettered" || hop.step === "dropped");
   const sinks = stages.filter((stage) => !stages.some((next) => next.from === stage.name)).map((stage) => stage.name);
   const ended = (name) => trace.hops.find((hop) => hop.stage === name && FINAL.includes(hop.step));
-  const before = trace.hops.find((hop) => !sinks.includes(hop.stage) && ["dead_lettered", "skipped"].includes(hop.step));
+  const before = trace.hops.find((hop) => !sinks.includes(hop.stage) && FINAL.includes(hop.step) && hop.step !== "durable");
   if (before) return outcomeOf(before);
   if (sinks.length === 0 || !sinks.every(ended)) return null;
   if (refused) return outcomeOf(refused);
   const steps = [...new Set(sinks.map((name) => ended(name).step))];
   const parts = steps.map((step) => `${STEPS[step]} in ${list(sinks.filter((name) => ended(name).step === step))}`);
-  const text = `${parts.join(", ")} after ${duration(offset(last()))}.`;
+  return capital(`${parts.join(", ")} after ${duration(offset(last()))}.`);
+}
+
+function capital(text) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
@@ -180,8 +183,7 @@ function list(names) {
 }
 
 function outcomeOf(hop) {
-  const name = hop.step === "skipped" ? "Skipped" : "Dead letter";
-  return `${name} in ${hop.stage}${hop.reason ? `: ${hop.reason}` : ""}.`;
+  return capital(`${STEPS[hop.step]} in ${hop.stage}${hop.reason ? `: ${hop.reason}` : ""}.`);
 }
 
 function progress() {
@@ -208,7 +210,7 @@ function offset(hop) {
 function renderFacts() {
   const first = trace.hops[0];
   const facts = first ? [
-    ["device", first.device_id ?? "unknown"], ["ingest id", first.ingest_id ?? "none yet"],
+    ["device", first.device_id || "unknown"], ["ingest id", first.ingest_id || "none yet"],
     ["first step", `${clock(start())} UTC`], ["first to last step", duration(offset(last()))],
   ] : [];
   const confirmed = trace.hops.find((hop) => hop.step === "durable" && isSource(hop.stage));

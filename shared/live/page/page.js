@@ -115,9 +115,18 @@ async function run() {
   }
 }
 
+/** A defect of the page must not look like a lost connection. */
+function tryRender(state) {
+  try {
+    render(state);
+  } catch (error) {
+    reportError(error);
+  }
+}
+
 async function read() {
   try {
-    const onEvent = (name, data) => name === "state" && render(data);
+    const onEvent = (name, data) => name === "state" && tryRender(data);
     await stream("/live/state", { signal: link.abort.signal, silence: SILENCE_MILLISECONDS, onEvent });
     return null;
   } catch (error) {

@@ -105,7 +105,7 @@ function create(row) {
   }
   return el("tr", { "data-step": row.step },
     el("td", { class: "number" }, clock(row.at)), el("td", {}, row.stage), el("td", {}, row.step.replace("_", " ")),
-    el("td", { class: "device" }, row.device_id ?? "\u2013"), el("td", { class: "content" }, content(row)));
+    el("td", { class: "device" }, row.device_id || "\u2013"), el("td", { class: "content" }, content(row)));
 }
 
 function content(row) {
