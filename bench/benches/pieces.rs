@@ -20,6 +20,7 @@ use ingestion::config::RouteSettings;
 use ingestion::routes::Routes;
 use message::envelope::Input;
 use message::{Envelope, FieldPath, Message, Origin};
+use pipeline::hops::Hops;
 use pipeline::{Sink as _, Step, Transform as _};
 use rows::Mapped;
 use rows::column::{Column, Kind};
@@ -205,5 +206,13 @@ fn cache(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(pieces, envelopes, routes, keys, archive, rows, cache);
+/// Cost of the hooks for viewers, for each message and step.
+fn hops(criterion: &mut Criterion) {
+    let hops = Hops::default();
+    let mut group = criterion.benchmark_group("hops");
+    group.bench_function("nobody watches", |bench| bench.iter(|| black_box(&hops).is_watched()));
+    group.finish();
+}
+
+criterion_group!(pieces, envelopes, routes, keys, archive, rows, cache, hops);
 criterion_main!(pieces);

@@ -101,7 +101,7 @@ fn pubsub(cloud: &Cloud) -> Endpoint {
 
 /// Returns the settings of a process with its health server on any free port of loopback.
 fn process(cloud: &Cloud, defaults: ProcessSettings) -> ProcessSettings {
-    let http = Http { host: "127.0.0.1".into(), port: 0 };
+    let http = Http { host: "127.0.0.1".into(), port: 0, ..Http::default() };
     ProcessSettings { project: cloud.project.clone(), http, ..defaults }
 }
 

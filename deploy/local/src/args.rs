@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Port of ingestion's health server; the other services take the ports after it.
     #[arg(long, default_value_t = 8080)]
     pub http_port: u16,
+    /// Port of the live page; by default ten above --http-port.
+    #[arg(long)]
+    pub live_port: Option<u16>,
     /// Port of the embedded cloud.
     #[arg(long, default_value_t = 8085)]
     pub cloud_port: u16,
@@ -97,6 +100,12 @@ impl Args {
     /// Returns the rate, or its default.
     pub(crate) fn rate(&self) -> u32 {
         self.rate.unwrap_or(if self.messages.is_some() { 0 } else { 200 })
+    }
+
+    /// Returns the port of the live page. With 0, it takes a free one.
+    pub(crate) fn live_port(&self) -> u16 {
+        let beside = if self.http_port == 0 { 0 } else { self.http_port.saturating_add(10) };
+        self.live_port.unwrap_or(beside)
     }
 
     /// Returns the folder for all stored data.

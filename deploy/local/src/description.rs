@@ -25,6 +25,7 @@ fn write(text: &mut String, args: &Args, env: &LocalEnv, data: &Path) -> Result<
     let TestEnv { broker, redis, server, cloud: client, folder } = &env.servers;
     let (cloud, project) = (server.url(), &client.project);
     let data = data.display();
+    writeln!(text, "Live      http://{}  (state, messages, dead letters)", env.page.address())?;
     writeln!(text, "MQTT      mqtt://127.0.0.1:{port}  ({})", broker.name())?;
     writeln!(text, "Cloud     {cloud}  (Pub/Sub, Firestore, BigQuery, Cloud Storage)")?;
     let services: Vec<_> = env
@@ -41,7 +42,6 @@ fn write(text: &mut String, args: &Args, env: &LocalEnv, data: &Path) -> Result<
         None => writeln!(text, "Cache     memory, Firestore  (no redis-server on the PATH)")?,
     }
     writeln!(text, "Data      {}", folder.display())?;
-    writeln!(text)?;
     writeln!(
         text,
         "Send a message. Find its row, and some seconds later its line in the archive:"

@@ -14,6 +14,7 @@ use emulator::{Emulator, Options, Profile};
 
 use crate::args::Args;
 use crate::broker::Broker;
+use crate::live_page::LivePage;
 use crate::progress::Progress;
 use crate::settings;
 
@@ -26,6 +27,7 @@ const GRACE: Duration = Duration::from_secs(30);
 pub(crate) struct LocalEnv {
     pub servers: TestEnv<Emulator, Broker, PathBuf>,
     pub services: Vec<HostedService>,
+    pub page: LivePage,
 }
 
 impl LocalEnv {
@@ -58,8 +60,9 @@ impl LocalEnv {
         for service in &services {
             service.ready(PATIENCE).await?;
         }
+        let page = LivePage::start(args, &services, &cloud).await?;
         let servers = TestEnv { broker, redis, server, cloud, folder };
-        Ok(Self { servers, services })
+        Ok(Self { servers, services, page })
     }
 
     /// Returns the reason why a service cannot go on. Never returns while all services run. Cancel
@@ -96,6 +99,7 @@ impl LocalEnv {
     }
     /// Stops the remaining parts.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.page.stop().await;
         if let Some(mut redis) = self.servers.redis {
             redis.kill().await?;
         }
@@ -115,6 +119,7 @@ fn check_ports(args: &Args) -> anyhow::Result<()> {
     let mut ports = vec![
         (args.mqtt_port, "MQTT: choose another with --mqtt-port"),
         (args.cloud_port, "the embedded cloud: choose another with --cloud-port"),
+        (args.live_port(), "the live page: choose another with --live-port"),
     ];
     // With port 0, each service takes a free port.
     let services = if args.http_port == 0 { 0 } else { 4 };
@@ -156,9 +161,9 @@ mod tests {
         let port_of = |listener: &TcpListener| listener.local_addr().unwrap().port();
         let taken = listen();
         let (port, spare) = (port_of(&taken), format!("--mqtt-port={}", port_of(&listen())));
-        for option in ["--mqtt-port", "--cloud-port", "--http-port"] {
+        for option in ["--mqtt-port", "--cloud-port", "--http-port", "--live-port"] {
             let own = format!("{option}={port}");
-            let free = [&*spare, "--cloud-port=0", "--http-port=0"];
+            let free = [&*spare, "--cloud-port=0", "--http-port=0", "--live-port=0"];
             let others = free.into_iter().filter(|other| !other.starts_with(option));
             let args = Args::parse_from(std::iter::once("dataflow").chain(others).chain([&*own]));
 

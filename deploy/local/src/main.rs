@@ -5,6 +5,7 @@ mod args;
 mod broker;
 mod description;
 mod env;
+mod live_page;
 mod progress;
 mod run;
 mod settings;

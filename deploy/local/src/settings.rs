@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use e2e::cloud::Cloud;
-use e2e::names::VIEW;
+use e2e::names::{ROUTE, VIEW};
 use e2e::settings::ServiceSettings;
-use ingestion::config::Protocol;
+use ingestion::config::{HttpIngest, Protocol, RouteSettings};
 use service::Http;
 
 use crate::args::Args;
@@ -33,6 +33,12 @@ pub(crate) fn of(
         process.http = http(args, index);
     }
     ingestion.mqtt.protocol = protocol;
+    // The live page sends messages over HTTP, from any free port.
+    ingestion.http_ingest = Some(HttpIngest { port: 0, ..HttpIngest::default() });
+    let mut route = RouteSettings::default();
+    route.source.http_source = Some("{device_id}".into());
+    route.destination.route_name = ROUTE.into();
+    ingestion.routes.insert("http".into(), route);
     bigqueries.table.view = Some(VIEW.into());
     icestore.archive.prefix = PREFIX.into();
     // Objects appear within seconds here. In production, icestore collects for a minute.
@@ -43,5 +49,5 @@ pub(crate) fn of(
 fn http(args: &Args, index: u16) -> Http {
     // With port 0, each service takes a free port.
     let port = if args.http_port == 0 { 0 } else { args.http_port.saturating_add(index) };
-    Http { host: "127.0.0.1".into(), port }
+    Http { host: "127.0.0.1".into(), port, ..Http::default() }
 }

@@ -15,6 +15,7 @@ mod flows;
 mod google;
 mod half_open;
 mod http_ingest;
+mod live;
 mod metadata;
 mod monitoring;
 mod mqtt;

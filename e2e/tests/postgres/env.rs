@@ -49,7 +49,7 @@ impl Env {
     pub(crate) fn settings(&self) -> Settings {
         let mut settings = Settings::default();
         settings.process.project.clone_from(&self.cloud.project);
-        settings.process.http = Http { host: "127.0.0.1".into(), port: 0 };
+        settings.process.http = Http { host: "127.0.0.1".into(), port: 0, ..Http::default() };
         settings.intake.dead_letters =
             Some(DeadLetterConfig::Topic { topic_id: self.cloud.name(DEAD_LETTERS), bucket: None });
         settings.intake.pubsub.endpoint = self.cloud.endpoint(|urls| &urls.pubsub).map(Into::into);

@@ -24,7 +24,7 @@ struct Api {
 impl Api {
     async fn start(env: &Env, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::default();
-        settings.process.http = Http { host: "127.0.0.1".into(), port: 0 };
+        settings.process.http = Http { host: "127.0.0.1".into(), port: 0, ..Http::default() };
         settings.api.port = 0;
         settings.postgres = env.settings().postgres;
         settings.postgres.sslmode = SslMode::Disable;

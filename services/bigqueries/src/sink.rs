@@ -206,6 +206,10 @@ impl pipeline::Sink for Sink {
         refused.map(|refused| self.refusals(refused))
     }
 
+    fn destination(&self, _batch: &EncodedBatch) -> Option<String> {
+        Some(self.table.name().to_string())
+    }
+
     fn written(&self, batch: &EncodedBatch) -> Vec<usize> {
         match batch {
             EncodedBatch::Lines(rows) => rows.written(),

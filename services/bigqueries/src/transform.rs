@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use message::envelope::Input;
 use message::{Envelope, Message};
-use pipeline::{Error, Recovery, Step, Transform};
+use pipeline::hops::{Ids, RecordKind, RecordText};
+use pipeline::{Error, Event as _, Recovery, Step, Transform};
 
 use crate::names::TableName;
 use crate::write_api::Api;
 use rows::cell::{Cell, unfilled};
 use rows::column::Column;
+use rows::json;
 use rows::{Rows, fitting, id_of, ingest_id, name_table, reasons};
 
 /// A row on its way to the table.
@@ -63,6 +65,21 @@ impl<R: Rows> Transform for ToRow<R> {
         }
         let insert_id = ingest_id(message, &envelope).to_owned();
         Ok(Step::Pass(Record { cells, insert_id }))
+    }
+
+    fn ids<'a>(&'a self, message: &'a Message, record: Option<&'a Record>) -> Ids<'a> {
+        let ids = message.ids();
+        match record {
+            Some(record) if ids.ingest_id.is_empty() => {
+                Ids { ingest_id: (&*record.insert_id).into(), ..ids }
+            }
+            _ => ids,
+        }
+    }
+
+    fn show(&self, _message: &Message, record: &Record) -> Option<RecordText> {
+        let row = json::row(&self.columns, &record.cells);
+        Some(RecordText::new(RecordKind::Row, row.as_bytes()))
     }
 }
 

@@ -4,7 +4,8 @@ use message::attribute;
 use message::envelope::Input;
 use message::{Envelope, Message};
 use pipeline::metrics::ReasonLabel;
-use pipeline::{Error, Recovery, Step, Transform};
+use pipeline::hops::{Ids, RecordKind, RecordText};
+use pipeline::{Error, Event as _, Recovery, Step, Transform};
 use pubsub::limits::{MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES};
 use pubsub::{Outgoing, TopicName};
 use schemars::JsonSchema;
@@ -72,6 +73,19 @@ impl<K: Key, A: Apply, F: Fetch> Transform for Enrichment<K, A, F> {
                 }
             },
         }
+    }
+
+    fn ids<'a>(&'a self, message: &'a Message, record: Option<&'a Outgoing>) -> Ids<'a> {
+        record.map_or_else(|| message.ids(), Outgoing::ids)
+    }
+
+    /// Shows the values that the message had not before.
+    fn show(&self, message: &Message, record: &Outgoing) -> Option<RecordText> {
+        let before = Envelope::read(&message.data).map(|envelope| envelope.enrichment);
+        let before = before.unwrap_or_default();
+        let mut added = Envelope::read(&record.data)?.enrichment;
+        added.retain(|name, value| before.get(name) != Some(value));
+        Some(RecordText::new(RecordKind::Document, &serde_json::to_vec(&added).ok()?))
     }
 }
 

@@ -5,6 +5,7 @@ use message::attribute;
 use message::envelope::Input;
 use message::json::Object;
 use message::{Envelope, Message};
+use pipeline::hops::{RecordKind, RecordText};
 use pipeline::{Error, Recovery, Step, Transform};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -79,6 +80,10 @@ impl<K: BatchKey> Transform for Archive<K> {
 
     async fn apply(&self, message: &Message) -> Result<Step<Line>, Error> {
         self.line(message).map(Step::Pass)
+    }
+
+    fn show(&self, _message: &Message, line: &Line) -> Option<RecordText> {
+        Some(RecordText::new(RecordKind::Line, line.bytes.trim_ascii_end()))
     }
 }
 

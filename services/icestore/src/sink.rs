@@ -195,6 +195,11 @@ impl pipeline::Sink for Sink {
         Ok(Vec::new())
     }
 
+    fn destination(&self, upload: &Upload) -> Option<String> {
+        let object = upload.object.get()?;
+        Some(format!("gs://{}/{}", self.bucket.name(), object.name))
+    }
+
     /// An object never fails because of a single line, so it cannot be split.
     fn split(&self, _upload: &Upload, _at: usize) -> Option<(Upload, Upload)> {
         None

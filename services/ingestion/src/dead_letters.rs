@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use message::attribute;
 use message::{Message, Origin};
+use pipeline::hops::Ids;
 use pipeline::reasons::{CRASHED, PANICKED};
 use pipeline::{DeadLetter, DeadLetters, Error};
 
@@ -61,6 +62,15 @@ impl<D: DeadLetters> DeadLetters for Named<D> {
         let detail = detail.clone();
         let named = DeadLetter { service, reason, detail, attempts, first_seen, message: &message };
         self.inner.write(&named, time_limit).await
+    }
+
+    fn ids<'a>(&self, letter: &DeadLetter<'a>) -> Ids<'a> {
+        let message = self.name(letter);
+        let attribute = |name| message.attributes.get(name).cloned().unwrap_or_default().into();
+        Ids {
+            ingest_id: attribute(attribute::INGEST_ID),
+            device_id: attribute(attribute::DEVICE_ID),
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use message::attribute;
 use message::{Envelope, Message, Origin, trace};
-use pipeline::{Error, Reason, Recovery, Step, Transform};
+use pipeline::hops::{Ids, RecordKind, RecordText};
+use pipeline::{Error, Event as _, Reason, Recovery, Step, Transform};
 use pubsub::limits::MAX_MESSAGE_BYTES;
 use pubsub::reasons::MESSAGE_TOO_LARGE;
 use pubsub::{Outgoing, TopicName};
@@ -174,6 +175,20 @@ impl<E: Enricher> Transform for Route<E> {
 
     async fn apply(&self, message: &Message) -> Result<Step<Outgoing>, Error> {
         self.route(message)
+    }
+
+    /// Without a record, only the device is known.
+    fn ids<'a>(&'a self, message: &'a Message, record: Option<&'a Outgoing>) -> Ids<'a> {
+        if let Some(record) = record {
+            return record.ids();
+        }
+        let origin = Origin::of(&message.attributes);
+        let device = self.routes.find(origin).and_then(|entry| entry.device_id(origin.address));
+        Ids { device_id: device.unwrap_or_default().into(), ..message.ids() }
+    }
+
+    fn show(&self, _message: &Message, record: &Outgoing) -> Option<RecordText> {
+        Some(RecordText::new(RecordKind::Envelope, &record.data))
     }
 }
 

@@ -153,6 +153,10 @@ impl pipeline::Sink for Sink {
         }
     }
 
+    fn destination(&self, _batch: &EncodedBatch) -> Option<String> {
+        Some(self.name())
+    }
+
     fn split(&self, batch: &EncodedBatch, at: usize) -> Option<(EncodedBatch, EncodedBatch)> {
         Some(batch.split(at))
     }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use message::envelope::Input;
 use message::{Envelope, Message};
+use pipeline::hops::{RecordKind, RecordText};
 use pipeline::{Error, Recovery, Step, Transform};
 use rows::cell::{Cell, unfilled};
 use rows::column::Column;
+use rows::json;
 use rows::{Rows, fitting, id_of, name_table, reasons};
 
 /// A row on its way to the table: a cell for each column.
@@ -52,6 +54,11 @@ impl<R: Rows> Transform for ToRow<R> {
         let envelope = Envelope::of(message, self.input)?;
         let record = self.row(message, &envelope);
         record.map(Step::Pass).map_err(|error| name_table(&self.table, &error))
+    }
+
+    fn show(&self, _message: &Message, record: &Record) -> Option<RecordText> {
+        let row = json::row(&self.columns, &record.0);
+        Some(RecordText::new(RecordKind::Row, row.as_bytes()))
     }
 }
 

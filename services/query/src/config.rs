@@ -15,6 +15,8 @@ use web::auth::settings::Auth;
 pub(crate) const SECTION: &str = "api";
 /// Section of the credentials that callers need.
 pub(crate) const AUTH: &str = "auth";
+/// Section of the live page.
+pub(crate) const LIVE: &str = "live";
 /// Connections to the server, if the settings do not say.
 pub(crate) const CONNECTIONS: usize = 10;
 /// Memory of one answer: the rows of the largest page, their text, and a row beyond its end.
@@ -39,6 +41,8 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub timeout: Duration,
+    /// Live page of all services, at `/`. Without it, there is no page.
+    pub live: Option<live::Settings>,
 }
 
 /// Table of the rows, as postgres writes it.
@@ -76,6 +80,7 @@ impl Default for Settings {
             postgres: Server::default(),
             table: TableSettings::default(),
             timeout: Duration::from_secs(5),
+            live: None,
         }
     }
 }
@@ -99,6 +104,9 @@ impl service::Settings for Settings {
         }
         let range = Duration::from_millis(10)..=Duration::from_secs(300);
         faults.duration("timeout", self.timeout, range);
+        if let Some(live) = &self.live {
+            live.check(LIVE, faults);
+        }
     }
 
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {

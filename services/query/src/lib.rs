@@ -1,7 +1,8 @@
 //! Query: `GET /data` answers with rows of the table that postgres writes.
 //!
 //! [`parameters`] reads a request, [`store`] asks the table for a page of rows, and [`answer`] writes
-//! them as JSON, NDJSON or CSV. `/openapi.json` describes all of it to programs.
+//! them as JSON, NDJSON or CSV. `/openapi.json` describes all of it to programs. The live page of all
+//! services is on the same listener, if the settings ask for it.
 
 pub mod answer;
 pub mod config;
@@ -12,6 +13,7 @@ mod routes;
 pub mod store;
 mod token;
 
+use axum::Router;
 use postgresql::{Database, Sessions};
 use service::health::Pauses;
 use service::tools::preflight::State;
@@ -21,6 +23,7 @@ use tokio::task::JoinSet;
 use web::{Authenticator, Bound, Metrics};
 
 use config::{AUTH, SECTION, Settings};
+use live::Live;
 use store::Store;
 
 /// Pauses between two checks of the table.
@@ -67,13 +70,26 @@ impl Service for Query {
         let bound = Bound::bind(&self.settings.api, SECTION, auth).await?;
         context.health.tell(SECTION, bound.address().to_string());
         let condition = context.health.condition("table");
-        let server = bound.serve(routes::routes(store.clone(), self.settings.timeout), &metrics);
+        let live = self.settings.live.as_ref();
+        let live = live.map(|live| Live::start(live, self.settings.auth.reach())).transpose()?;
+        let mut routes = routes::routes(store.clone(), self.settings.timeout);
+        let mut open = Router::new();
+        if let Some(live) = &live {
+            (routes, open) = (routes.merge(live.routes()), live.page());
+        }
+        let server = bound.with_open(open).serve(routes, &metrics);
         let mut watchers = JoinSet::new();
         watchers.spawn(async move {
             condition.watch(|| store.check(), PAUSES).await;
         });
         let running = Running::new(watchers).serve(&context.health);
-        Ok(running.with_drain(|grace| server.shutdown(grace)))
+        Ok(running.with_drain(move |grace| async move {
+            // Its streams would never end by themselves.
+            if let Some(live) = live {
+                live.shutdown().await;
+            }
+            server.shutdown(grace).await;
+        }))
     }
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {

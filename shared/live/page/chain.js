@@ -36,7 +36,7 @@ export function troubles(state) {
 
 /** True if a stage waits for the MQTT broker. */
 export function waitsForBroker(stage) {
-  return stage.replicas.some((replica) => (replica.waiting_for ?? []).some(isBroker));
+  return stage.replicas.some((replica) => replica.reachable && (replica.waiting_for ?? []).some(isBroker));
 }
 
 function isBroker({ dependency }) {
@@ -48,15 +48,16 @@ function unreachable(stage) {
   if (stage.replicas.length === 0) return [{ stage: stage.name, text: `${stage.name} has no address.` }];
   if (silent.length === 0) return [];
   const where = silent.map((replica) => replica.address).join(", ");
+  const why = silent[0].waiting_for?.[0]?.detail;
   const text = silent.length === stage.replicas.length
-    ? `${stage.name} does not answer (${where}).`
+    ? `${stage.name} does not answer (${where})${why ? `: ${why}` : ""}.`
     : `${silent.length} of ${stage.replicas.length} replicas of ${stage.name} do not answer (${where}).`;
   return [{ stage: stage.name, text }];
 }
 
 function waiting(stage) {
   const seen = new Map();
-  for (const replica of stage.replicas) {
+  for (const replica of stage.replicas.filter((one) => one.reachable)) {
     for (const wait of replica.waiting_for ?? []) seen.set(`${wait.dependency}\n${wait.detail}`, wait);
   }
   return [...seen.values()].map((wait) => ({ stage: stage.name, text: waitText(stage, wait) }));

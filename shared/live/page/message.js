@@ -87,7 +87,7 @@ function fail(text) {
 /** Opens a stream of steps, and shows them from now on. */
 function follow({ by, value, ingestId, isSending = false }) {
   trace?.abort.abort();
-  const current = { by, value, ingestId, isSending, hops: [], others: 0, abort: new AbortController(), isReady: false };
+  const current = { by, value, ingestId, isSending, hops: [], others: 0, lost: 0, missing: [], abort: new AbortController(), isReady: false };
   current.ready = new Promise((resolve, reject) => {
     const timer = setTimeout(() => reject(new Problem(0, "The services did not begin to report.")), READY_MILLISECONDS);
     current.resolve = () => (clearTimeout(timer), resolve());
@@ -121,9 +121,11 @@ function receive(current, name, data) {
   if (current !== trace || current.isOver) return;
   if (name === "ready") {
     current.isReady = true;
+    current.missing = data.missing ?? [];
     current.resolve();
   }
   if (name === "hop") take(current, data);
+  if (name === "lost") current.lost += data.dropped;
   describe();
 }
 
@@ -217,12 +219,19 @@ function renderFacts() {
   const end = trace.hops.filter((hop) => hop.step === "durable").at(-1);
   if (confirmed && end !== confirmed) facts.push(["PUBACK to durable", duration(offset(end) - offset(confirmed))]);
   if (trace.others > 0) facts.push(["other messages", `${trace.others} steps not shown`]);
+  if (trace.lost > 0) facts.push(["lost steps", String(trace.lost)]);
+  if (trace.missing.length > 0) facts.push(["no report of", trace.missing.map(nameOf).join(", ")]);
   if (first && rights.payload === false) facts.push(["content", "not shown: your key lacks the scope payload"]);
   keyed(byId("trace-facts"), facts, {
     key: ([name]) => name,
     create: ([name]) => el("div", {}, el("dt", {}, name), el("dd")),
     update: (node, [, value]) => setText(node.querySelector("dd"), value),
   });
+}
+
+/** Name of a replica that does not report. */
+function nameOf(missing) {
+  return typeof missing === "string" ? missing : [missing.stage, missing.address, missing.detail].filter(Boolean).join(" ");
 }
 
 function isSource(name) {

@@ -29,11 +29,46 @@ pub fn parse_rfc3339(text: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(text, &Rfc3339).ok().and_then(in_utc)
 }
 
+/// Returns the time in a UUID of version 7, as text with hyphens. Returns `None` for any other text.
+#[must_use]
+pub fn of_uuid(text: &str) -> Option<OffsetDateTime> {
+    let bytes = text.as_bytes();
+    let is_hyphen = |index: usize| bytes.get(index) == Some(&b'-');
+    let has_form = bytes.len() == 36 && [8, 13, 18, 23].into_iter().all(is_hyphen);
+    if !has_form || bytes.get(14) != Some(&b'7') {
+        return None;
+    }
+    // The first 48 bits are the milliseconds since 1970-01-01 [RFC 9562, 5.7].
+    let digits = bytes[..8].iter().chain(&bytes[9..13]);
+    let millis = digits.map(|digit| char::from(*digit).to_digit(16)).try_fold(0, |sum, digit| {
+        Some(sum * 16 + i128::from(digit?))
+    })?;
+    OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000).ok().and_then(in_utc)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_uuid_of_version_7_has_its_time() {
+        let at = |text| of_uuid(text).map(|time| time.unix_timestamp_nanos() / 1_000_000);
+
+        // The example of RFC 9562, A.6.
+        assert_eq!(at("017f22e2-79b0-7cc3-98c4-dc0c0c07398f"), Some(1_645_557_742_000));
+        for other in [
+            "017f22e2-79b0-4cc3-98c4-dc0c0c07398f",
+            "017f22e279b07cc398c4dc0c0c07398f",
+            "017f22e2-79b0-7cc3-98c4-dc0c0c07398",
+            "017f22e2-79g0-7cc3-98c4-dc0c0c07398f",
+            "äöüäöüäöüäöüäöüäöü",
+            "",
+        ] {
+            assert_eq!(at(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn times_beyond_the_years_of_rfc_3339_are_refused() {

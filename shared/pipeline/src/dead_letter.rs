@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::{Error, Reason};
+use crate::hops::Ids;
+use crate::{Error, Event, Reason};
 use message::Message;
 
 /// Longest `dl_detail`, in bytes.
@@ -44,6 +45,14 @@ pub trait DeadLetters<E = Message>: Send + Sync + 'static {
         letter: &DeadLetter<'_, E>,
         time_limit: Duration,
     ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Returns the ids of a dead letter, by which people find it.
+    fn ids<'a>(&self, letter: &DeadLetter<'a, E>) -> Ids<'a>
+    where
+        E: Event,
+    {
+        letter.message.ids()
+    }
 }
 
 /// Treatment of a message that can never succeed.

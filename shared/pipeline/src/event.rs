@@ -2,8 +2,10 @@
 
 use std::hash::Hasher;
 
-use message::{Message, Origin, trace};
+use message::{Message, Origin, attribute, timestamp, trace};
 use time::OffsetDateTime;
+
+use crate::hops::{Ids, RecordKind, RecordText};
 
 /// An event that flows through a pipeline, such as a [`Message`].
 ///
@@ -46,6 +48,28 @@ pub trait Event: Send + Sync + 'static {
     fn trace_id(&self) -> Option<&str> {
         None
     }
+
+    /// Returns the time when the first service of a chain received the event. `None` if it is not
+    /// known.
+    fn ingest_time(&self) -> Option<OffsetDateTime> {
+        None
+    }
+
+    /// Returns the ids by which people find the event.
+    fn ids(&self) -> Ids<'_> {
+        Ids::default()
+    }
+
+    /// Returns the address of the event's origin, such as an MQTT topic. Empty if it is not known.
+    fn origin(&self) -> &str {
+        ""
+    }
+
+    /// Returns the content as text for people, cut to `max_bytes`. Without one, people do not see the
+    /// content.
+    fn show(&self, _max_bytes: usize) -> Option<RecordText> {
+        None
+    }
 }
 
 impl Event for Message {
@@ -80,5 +104,28 @@ impl Event for Message {
 
     fn trace_id(&self) -> Option<&str> {
         trace::id(self)
+    }
+
+    fn ingest_time(&self) -> Option<OffsetDateTime> {
+        timestamp::of_uuid(self.attributes.get(attribute::INGEST_ID)?)
+    }
+
+    fn ids(&self) -> Ids<'_> {
+        let attribute = |name| self.attributes.get(name).map(String::as_str).unwrap_or_default();
+        Ids {
+            ingest_id: attribute(attribute::INGEST_ID).into(),
+            device_id: attribute(attribute::DEVICE_ID).into(),
+        }
+    }
+
+    fn origin(&self) -> &str {
+        Origin::of(&self.attributes).address
+    }
+
+    fn show(&self, max_bytes: usize) -> Option<RecordText> {
+        // Only ingestion, whose messages have no id yet, gets what devices send.
+        let is_payload = self.ids().ingest_id.is_empty();
+        let kind = if is_payload { RecordKind::Payload } else { RecordKind::Envelope };
+        Some(RecordText::within(kind, &self.data, max_bytes))
     }
 }

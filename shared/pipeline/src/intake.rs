@@ -11,6 +11,7 @@ use tokio::time::Interval;
 
 use crate::backoff::Backoff;
 use crate::bound::{InFlight, Permit};
+use crate::hops::{HopStep, MAX_RECORD_BYTES, Owner, Shown, Told};
 use crate::metrics::Metrics;
 use crate::oldest_unacked::UnackedGuard;
 use crate::retry::{Attempt, Failure, Report, Series};
@@ -40,6 +41,8 @@ pub(crate) struct AckHandle {
     pub sequence: u64,
     /// Copy of the message's property of this name. It remains after the message itself is dropped.
     pub counts_attempts: bool,
+    /// Identity of the message for those who watch it.
+    pub owner: Option<Box<Owner>>,
     /// Counts the message as unacked until it is dropped.
     pub _unacked: UnackedGuard,
 }
@@ -49,6 +52,7 @@ pub(crate) struct Intake<S, E> {
     pub lanes: Vec<mpsc::Sender<Tracked<E>>>,
     pub in_flight: Arc<InFlight>,
     pub metrics: Metrics,
+    pub shown: Shown,
     pub retry: Backoff,
     pub heartbeat: Heartbeat,
 }
@@ -91,6 +95,9 @@ impl<S: Source<E>, E: Event> Intake<S, E> {
             if delivery.message.attempts() > 1 {
                 self.metrics.repeated.inc();
             }
+            if self.shown.is_watched() {
+                show(&self.shown, &delivery.message);
+            }
             let lane = &self.lanes[pick(&delivery.message, self.lanes.len(), &mut next_lane)];
             // Beats while it waits, because room depends on the sink.
             let hand_over = hand_over(delivery, lane, &self.in_flight, &self.metrics);
@@ -113,6 +120,18 @@ impl<S: Source<E>, E: Event> Intake<S, E> {
         };
         let receive = Receive { source: &mut self.source, event: PhantomData };
         beating(series.run(receive), interval, &self.heartbeat).await
+    }
+}
+
+/// Tells the viewers that a message was received. A message without an id gets one by its transform,
+/// and is told then.
+fn show(shown: &Shown, message: &impl Event) {
+    if message.ids().ingest_id.is_empty() {
+        return;
+    }
+    if let Some(owner) = shown.owner(message, || message.ids()) {
+        let record = || Told { record: message.show(MAX_RECORD_BYTES), ..Told::default() };
+        shown.tell(&owner, HopStep::Received, record);
     }
 }
 
@@ -165,6 +184,7 @@ async fn hand_over<E: Event>(
         fingerprint: 0,
         sequence: 0,
         counts_attempts: message.counts_attempts(),
+        owner: None,
         _unacked: unacked,
     };
     let sent = lane.send(Tracked { message, handle }).await;

@@ -12,6 +12,8 @@
 //! Sources, transforms and dead letters work on messages. All of them may name another type that is
 //! an [`Event`].
 //!
+//! People can watch messages on their way; [`hops`] has the steps that they see.
+//!
 //! This crate knows no vendor. Its only I/O is the optional crash file in `suspects`.
 
 pub mod backoff;
@@ -23,6 +25,7 @@ pub mod delivery;
 pub mod doubles;
 mod error;
 mod event;
+pub mod hops;
 mod intake;
 mod keyed;
 mod lane;

@@ -6,6 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::batch::FlushReason;
+use crate::hops::Hops;
 use crate::oldest_unacked::OldestUnacked;
 use crate::reason::{Reason, Reasons};
 use crate::reasons;
@@ -82,6 +83,10 @@ pub struct Metrics {
     pub write_duration: Histogram,
     /// Time from the publish time of a message until its record is durable.
     pub age: Histogram,
+    /// Time from the ingest of a message until its record is durable.
+    pub end_to_end_age: Histogram,
+    /// Viewers of the process, which get the steps of messages.
+    pub hops: Hops,
 }
 
 impl Default for Metrics {

@@ -13,13 +13,16 @@ use std::fmt;
 /// ```
 ///
 /// ```compile_fail
-/// let step = pipeline::Step::<()>::Skip(pipeline::Reason("too_small"));
+/// let step = pipeline::Step::<()>::Skip(pipeline::Reason { code: "too_small", about: "" });
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Reason(&'static str);
+pub struct Reason {
+    code: &'static str,
+    about: &'static str,
+}
 
 impl Reason {
-    /// Makes a reason for the macro. Others have no use for it, because no list would have the
+    /// Makes a reason for the macro, with its documentation. Others have no use for it, because no list would have the
     /// reason.
     ///
     /// # Panics
@@ -27,7 +30,7 @@ impl Reason {
     /// and `_`.
     #[doc(hidden)]
     #[must_use]
-    pub const fn declared(code: &'static str) -> Self {
+    pub const fn declared(code: &'static str, about: &'static str) -> Self {
         let bytes = code.as_bytes();
         assert!(!bytes.is_empty(), "the code of a reason is empty");
         let mut at = 0;
@@ -36,25 +39,31 @@ impl Reason {
             assert!(is_allowed, "the code of a reason has other characters than a-z, 0-9 and _");
             at += 1;
         }
-        Self(code)
+        Self { code, about }
     }
 
     /// Returns the code, such as `no_route`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
-        self.0
+        self.code
+    }
+
+    /// Returns a sentence about the reason, for people.
+    #[must_use]
+    pub const fn about(self) -> &'static str {
+        self.about.trim_ascii()
     }
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(self.code)
     }
 }
 
 impl fmt::Debug for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.0, f)
+        fmt::Debug::fmt(self.code, f)
     }
 }
 
@@ -123,6 +132,7 @@ impl Reasons {
 /// }
 ///
 /// assert_eq!(NO_ROUTE.as_str(), "no_route");
+/// assert_eq!(NO_ROUTE.about(), "No route matches the topic.");
 /// assert_eq!(REFUSED, [NO_ROUTE]);
 /// assert_eq!(ALL, [REFUSED, SKIPPED]);
 /// ```
@@ -142,9 +152,10 @@ impl Reasons {
 macro_rules! reasons {
     ($(
         $(#[$list_doc:meta])*
-        $list:ident { $($(#[$doc:meta])* $name:ident = $code:literal;)* }
+        $list:ident { $($(#[doc = $doc:literal])+ $name:ident = $code:literal;)* }
     )*) => {
-        $($($(#[$doc])* pub const $name: $crate::Reason = $crate::Reason::declared($code);)*)*
+        $($($(#[doc = $doc])+ pub const $name: $crate::Reason =
+            $crate::Reason::declared($code, concat!($($doc),+));)*)*
 
         $($(#[$list_doc])* #[allow(dead_code)] pub const $list: &[$crate::Reason] = &[$($name),*];)*
 

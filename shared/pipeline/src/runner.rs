@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::bound::{InFlight, MemoryBudget};
 use crate::dead_letter::{DeadLetters, Policy};
+use crate::hops::Shown;
 use crate::intake::{Ended, Intake, Tracked};
 use crate::lane::Lane;
 use crate::pace::Pace;
@@ -162,6 +163,11 @@ impl<So, T, S, D> Pipeline<So, T, S, D> {
             limits.batch.max_messages = limits.batch.max_messages.min(MAX_BATCH);
         }
         let max_bytes = limits.max_bytes_in_flight;
+        let shown = Shown {
+            hops: self.metrics.hops.clone(),
+            stage: self.metrics.pipeline(),
+            source: self.source.name(),
+        };
         let write_timeout = self.sink.attempt_timeout(limits.attempt_timeout);
         let shared = Arc::new(Shared {
             service: self.service,
@@ -169,6 +175,7 @@ impl<So, T, S, D> Pipeline<So, T, S, D> {
             sink: self.sink,
             dead_letters: self.dead_letters,
             metrics: self.metrics,
+            shown,
             in_flight: Arc::new(InFlight::new(limits.max_messages_in_flight, max_bytes)),
             memory: Arc::new(MemoryBudget::new(limits.max_batch_memory)),
             outage: Outage::default(),
@@ -197,6 +204,7 @@ impl<So, T, S, D> Pipeline<So, T, S, D> {
             lanes: inputs,
             in_flight: Arc::clone(&shared.in_flight),
             metrics: shared.metrics.clone(),
+            shown: shared.shown.clone(),
             retry: shared.limits.retry,
             heartbeat: status.watchdog.heartbeat("intake".into()),
         };

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use crate::bound::{InFlight, MemoryBudget};
 use crate::dead_letter::Policy;
+use crate::hops::Shown;
 use crate::pace::Pace;
 use crate::suspects::Suspects;
 use crate::{Error, Limits, Metrics};
@@ -20,6 +21,8 @@ pub(crate) struct Shared<T, S, D> {
     pub dead_letters: Policy<D>,
     pub limits: Limits,
     pub metrics: Metrics,
+    /// Hops for those who watch.
+    pub shown: Shown,
     pub in_flight: Arc<InFlight>,
     pub memory: Arc<MemoryBudget>,
     pub outage: Outage,

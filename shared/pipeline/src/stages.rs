@@ -7,7 +7,8 @@ use std::future::Future;
 use std::hash::Hash;
 use std::time::Duration;
 
-use crate::{Delivery, Error, Reason};
+use crate::hops::{Ids, RecordText};
+use crate::{Delivery, Error, Event, Reason};
 use message::Message;
 
 /// A stream of deliveries, such as an MQTT connection or a Pub/Sub subscription.
@@ -33,6 +34,12 @@ pub trait Source<E = Message>: Send + 'static {
     /// # Errors
     /// Acks or nacks were lost. Those messages will be delivered again.
     fn close(self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Returns the name of the source for people, such as that of a subscription. Without one, people
+    /// see the origin of each message.
+    fn name(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Result of transforming a message.
@@ -64,6 +71,21 @@ pub trait Transform<E = Message>: Send + Sync + 'static {
     ///   counted, it is retried like `Retry` instead.
     /// - `Stop` nacks the message and stops the service.
     fn apply(&self, message: &E) -> impl Future<Output = Result<Step<Self::Record>, Error>> + Send;
+
+    /// Returns the ids by which people find a message. `record` is its record, if it has one. This is
+    /// called only while somebody watches.
+    fn ids<'a>(&'a self, message: &'a E, _record: Option<&'a Self::Record>) -> Ids<'a>
+    where
+        E: Event,
+    {
+        message.ids()
+    }
+
+    /// Returns a record as text for people. Without one, people do not see the record. This is called
+    /// only while somebody watches the message.
+    fn show(&self, _message: &E, _record: &Self::Record) -> Option<RecordText> {
+        None
+    }
 }
 
 /// Reason why a batch did not take a record.
@@ -184,6 +206,12 @@ pub trait Sink: Send + Sync + 'static {
         batch: &Self::EncodedBatch,
         time_limit: Duration,
     ) -> impl Future<Output = Result<Vec<Refusal>, Error>> + Send;
+
+    /// Returns the destination of a batch for people: a topic, a table or an object. This is called
+    /// only while somebody watches.
+    fn destination(&self, _batch: &Self::EncodedBatch) -> Option<String> {
+        None
+    }
 
     /// Returns the indices of the records that are durable although every attempt has failed.
     ///

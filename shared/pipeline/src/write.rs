@@ -12,6 +12,7 @@ use tracing::debug;
 
 use crate::bound::Reservation;
 use crate::dead_letter::DeadLetters;
+use crate::hops::{HopStep, Shown, Told};
 use crate::intake::{AckHandle, Tracked};
 use crate::keyed::Keyed;
 use crate::lease_plan::{Deadline, LeasePlan};
@@ -58,6 +59,8 @@ pub(crate) struct Entry<E> {
     /// Identity of an ordered message whose original is not kept.
     keyed: Option<Box<Keyed>>,
     publish_time: OffsetDateTime,
+    /// Milliseconds from the ingest of the message to `publish_time`, if the ingest is known.
+    upstream: Option<u32>,
     attempts: u32,
 }
 
@@ -65,13 +68,16 @@ impl<E: Event> Entry<E> {
     pub(crate) fn new(tracked: Tracked<E>, keep_original: bool) -> Self {
         let Tracked { message, mut handle } = tracked;
         let (publish_time, attempts) = (message.publish_time(), message.attempts());
+        let upstream = message.ingest_time().and_then(|ingest| {
+            u32::try_from((publish_time - ingest).whole_milliseconds().max(0)).ok()
+        });
         if keep_original {
             let original = Some(Box::new(message));
-            return Self { handle, original, keyed: None, publish_time, attempts };
+            return Self { handle, original, keyed: None, publish_time, upstream, attempts };
         }
         handle.permit.release_bytes();
         let keyed = Keyed::of(&message, handle.sequence).map(Box::new);
-        Self { handle, original: None, keyed, publish_time, attempts }
+        Self { handle, original: None, keyed, publish_time, upstream, attempts }
     }
 
     /// Returns the identity of the message if it has an ordering key.
@@ -121,6 +127,14 @@ impl<E: Event> Entry<E> {
         match self.original {
             Some(message) => Ok(Tracked { message: *message, handle: self.handle }),
             None => Err(Box::new(self)),
+        }
+    }
+
+    /// Tells the viewers that the message will be delivered again.
+    pub(crate) fn show_nack(&self, shown: &Shown, reason: &'static str) {
+        if let Some(owner) = self.handle.owner.as_deref().filter(|_| shown.is_watched()) {
+            let reason = Some(reason);
+            shown.tell(owner, HopStep::Nacked, || Told { reason, ..Told::default() });
         }
     }
 
@@ -198,7 +212,8 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
             match self.attempt_part(&key, &mut part, &mut parts).await {
                 Ending::Durable(refusals) => {
                     self.shared.metrics.sent_bytes.inc_by(part.bytes as u64);
-                    self.settle_written(part.entries, refusals).await;
+                    let destination = self.destination(&part.encoded);
+                    self.settle_written(part.entries, refusals, destination.as_deref()).await;
                 }
                 Ending::TooSlow => {
                     debug!(
@@ -281,7 +296,19 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
         attempt.await
     }
 
-    async fn settle_written(&self, entries: Vec<Entry<E>>, mut refusals: Vec<Refusal>) {
+    /// Returns the destination of a batch for people, while somebody watches.
+    fn destination(&self, batch: &S::EncodedBatch) -> Option<String> {
+        let describe = || self.shared.sink.destination(batch);
+        let is_watched = self.shared.shown.is_watched();
+        is_watched.then(|| panics::catch("describe batch", describe).ok()).flatten().flatten()
+    }
+
+    async fn settle_written(
+        &self,
+        entries: Vec<Entry<E>>,
+        mut refusals: Vec<Refusal>,
+        destination: Option<&str>,
+    ) {
         refusals.sort_unstable_by_key(|refusal| refusal.index);
         refusals.dedup_by_key(|refusal| refusal.index);
         let mut refusals = refusals.into_iter().peekable();
@@ -294,7 +321,7 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
                 refused.push(GivenUp { entry, reason, detail });
                 continue;
             }
-            self.ack_written(entry, now);
+            self.ack_written(entry, now, destination);
             sent += 1;
         }
         self.shared.metrics.sent.inc_by(sent);
@@ -302,8 +329,16 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
         self.dead_letter_all(refused).await;
     }
 
-    fn ack_written(&self, entry: Entry<E>, now: OffsetDateTime) {
-        self.shared.metrics.age.observe((now - entry.publish_time).as_seconds_f64().max(0.0));
+    fn ack_written(&self, entry: Entry<E>, now: OffsetDateTime, destination: Option<&str>) {
+        let Shared { metrics, shown, .. } = self.shared;
+        let age = (now - entry.publish_time).as_seconds_f64().max(0.0);
+        metrics.age.observe(age);
+        if let Some(upstream) = entry.upstream {
+            metrics.end_to_end_age.observe(age + f64::from(upstream) / 1000.0);
+        }
+        if let Some(owner) = entry.handle.owner.as_deref().filter(|_| shown.is_watched()) {
+            shown.tell(owner, HopStep::Durable, || Told { destination, ..Told::default() });
+        }
         entry.handle.settlement.ack();
     }
 
@@ -316,10 +351,11 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
         for part in std::iter::once(first).chain(behind.into_iter().rev()) {
             let written =
                 panics::catch("list written records", || self.shared.sink.written(&part.encoded));
+            let destination = self.destination(&part.encoded);
             let written: BTreeSet<usize> = written.unwrap_or_default().into_iter().collect();
             for (index, entry) in part.entries.into_iter().enumerate() {
                 if written.contains(&index) {
-                    self.ack_written(entry, now);
+                    self.ack_written(entry, now, destination.as_deref());
                     self.shared.metrics.sent.inc();
                 } else if !entry.is_settled() {
                     left.push(entry);
@@ -337,6 +373,8 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
     ) -> Vec<Keyed> {
         tokio::time::sleep(HOLD).await;
         Metrics::count(&self.shared.metrics.nacked, reason, entries.len());
+        let shown = &self.shared.shown;
+        entries.iter().for_each(|entry| entry.show_nack(shown, reason));
         let keyed = entries.iter().filter_map(Entry::keyed).collect();
         entries.into_iter().for_each(Entry::nack);
         self.shared.gauge();
@@ -354,6 +392,7 @@ pub(crate) fn nack_early<'e, T, S, D, E: Event>(
     for entry in entries {
         match entry.lease() {
             Some(LeasePlan::Short { give_up_at, .. }) if give_up_at <= now => {
+                entry.show_nack(&shared.shown, "lease");
                 entry.handle.settlement.nack_early();
                 count += 1;
             }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PubsubMessage;
-use message::Attributes;
+use message::{Attributes, attribute};
+use pipeline::hops::Ids;
 use pipeline::{Error, Recovery, Step};
 
 use crate::limits::{
@@ -37,6 +38,16 @@ impl Outgoing {
             check(outgoing, encoded_size(outgoing))?;
         }
         Ok(step)
+    }
+
+    /// Returns the ids by which people find the message.
+    #[must_use]
+    pub fn ids(&self) -> Ids<'_> {
+        let attribute = |name| self.attributes.get(name).map(String::as_str).unwrap_or_default();
+        Ids {
+            ingest_id: attribute(attribute::INGEST_ID).into(),
+            device_id: attribute(attribute::DEVICE_ID).into(),
+        }
     }
 
     pub(crate) fn to_message(&self) -> PubsubMessage {

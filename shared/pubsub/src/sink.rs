@@ -81,6 +81,11 @@ impl pipeline::Sink for Sink {
         Ok(Vec::new())
     }
 
+    /// Returns the id of the topic, without its project.
+    fn destination(&self, batch: &Batch) -> Option<String> {
+        batch.topic.as_str().rsplit('/').next().map(str::to_owned)
+    }
+
     fn split(&self, batch: &Batch, at: usize) -> Option<(Batch, Batch)> {
         let part = |messages: &[Outgoing]| Batch {
             topic: batch.topic.clone(),

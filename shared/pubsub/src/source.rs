@@ -37,6 +37,8 @@ const INBOX: usize = 64;
 /// can pass, it is repeated until Pub/Sub has confirmed it, or until the lease of the message has
 /// ended. In that case the message is redelivered.
 pub struct Source {
+    /// Id of the subscription.
+    id: String,
     inbox: mpsc::Receiver<Delivery>,
     streams: JoinSet<()>,
     leases: Leases,
@@ -111,7 +113,7 @@ impl Source {
             );
             streams.spawn(reader.run(stopped.clone()));
         }
-        Ok(Self { inbox, streams, leases, keeper, stop })
+        Ok(Self { id: settings.id.clone(), inbox, streams, leases, keeper, stop })
     }
 }
 
@@ -127,6 +129,10 @@ impl pipeline::Source for Source {
                 Err(Recovery::Stop.because("extend leases", panic))
             }
         }
+    }
+
+    fn name(&self) -> Option<String> {
+        Some(self.id.clone())
     }
 
     async fn close(mut self) -> Result<(), Error> {

@@ -50,6 +50,14 @@ pub fn value(column: &Column, cell: &Cell) -> Value {
     }
 }
 
+/// Writes a row as a JSON object, for people.
+#[must_use]
+pub fn row(columns: &[Column], cells: &[Cell]) -> String {
+    let cells = columns.iter().zip(cells);
+    let row = cells.map(|(column, cell)| (column.name.clone(), value(column, cell)));
+    Value::Object(row.collect()).to_string()
+}
+
 fn moment(micros: i64, kind: Kind) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000);
     // A time out of range is sent as plain digits, and BigQuery refuses it.

@@ -42,7 +42,8 @@ impl Hosted {
         let memory = Account::of(settings.memory(), settings.memory_bytes());
         context.health.tell("memory", memory.report());
         let mut server = JoinSet::new();
-        server.spawn(http::serve(listener, context.clone()));
+        let key_file = settings.process().http.live_key_file.clone();
+        server.spawn(http::serve(listener, context.clone(), key_file));
         let (stop, stopped) = watch::channel(None);
         let (failing, failed) = watch::channel(false);
         let mut life = JoinSet::new();
@@ -61,6 +62,12 @@ impl Hosted {
     #[must_use]
     pub fn health(&self) -> &Health {
         &self.context.health
+    }
+
+    /// Returns true while somebody watches messages.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.context.registry.hops().is_watched()
     }
 
     /// Returns all metrics in Prometheus' text format.
@@ -176,7 +183,7 @@ mod tests {
 
     /// Starts a service with one or two pipelines.
     async fn start_both(trouble: Trouble, second: Option<Trouble>) -> Hosted {
-        let http = crate::Http { host: "127.0.0.1".into(), port: 0 };
+        let http = crate::Http { host: "127.0.0.1".into(), port: 0, ..crate::Http::default() };
         let grace_period = Duration::from_secs(3600);
         let process = ProcessSettings { http, grace_period, ..ProcessSettings::default() };
         let settings = Example { process };

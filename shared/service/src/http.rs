@@ -1,17 +1,24 @@
-//! HTTP server for `/healthz`, `/readyz`, `/metrics` and `/status`. `/` lists them.
+//! HTTP server for `/healthz`, `/readyz`, `/metrics`, `/status` and `/live`. `/` lists them.
 
+use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
+use axum::extract::connect_info::Connected;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
+use axum::serve::{IncomingStream, Listener};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
+use crate::impatient::Impatient;
 use crate::settings::Http;
-use crate::{Context, Health, listen};
+use crate::{Context, Health, listen, live};
 
 /// Answer of `/`, for people who open it in a browser.
 const PATHS: &str = "\
@@ -19,7 +26,39 @@ const PATHS: &str = "\
 /readyz   200 when every dependency is there; with Accept: application/json, which one is not
 /metrics  numbers for Prometheus
 /status   version, settings, guarantees, counts and the last error
+/live/events?tap=true   steps of some messages, as they happen; ?device= or ?ingest_id= for all of one
+/live/dead-letters      the last dead letters
 ";
+
+/// Longest time in which a client takes no byte of an answer. Its connection is cut then.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Address of the other side of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub SocketAddr);
+
+/// Listener whose clients must take what is written.
+struct Listening(TcpListener);
+
+impl Listener for Listening {
+    type Io = Impatient<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        let (stream, address) = Listener::accept(&mut self.0).await;
+        (Impatient::new(stream, WRITE_TIMEOUT), address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+impl Connected<IncomingStream<'_, Listening>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Listening>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
 
 /// Binds the port.
 pub(crate) async fn bind(http: &Http) -> anyhow::Result<(TcpListener, SocketAddr)> {
@@ -27,7 +66,16 @@ pub(crate) async fn bind(http: &Http) -> anyhow::Result<(TcpListener, SocketAddr
 }
 
 /// Serves requests until it is dropped.
-pub(crate) async fn serve(listener: TcpListener, context: Context) -> anyhow::Result<()> {
+///
+/// `key_file` has the key for the paths below `/live`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    context: Context,
+    key_file: Option<PathBuf>,
+) -> anyhow::Result<()> {
+    // Dropped with this future, which ends the streams.
+    let (_open, closing) = watch::channel(());
+    let live = live::routes(context.clone(), key_file, closing);
     let router = Router::new()
         .route("/", get(PATHS))
         .route("/healthz", get(healthz))
@@ -35,13 +83,17 @@ pub(crate) async fn serve(listener: TcpListener, context: Context) -> anyhow::Re
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .fallback(unknown)
-        .with_state(context);
-    axum::serve(listener, router).await.context("serve health")
+        .with_state(context)
+        .merge(live);
+    let router = router.into_make_service_with_connect_info::<Peer>();
+    axum::serve(Listening(listener), router).await.context("serve health")
 }
 
 /// Answers an unknown path with the paths that exist.
 async fn unknown() -> Response {
-    (StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics and /status\n").into_response()
+    const THERE_ARE: &str = "there are /healthz, /readyz, /metrics, /status, /live/events and \
+                             /live/dead-letters\n";
+    (StatusCode::NOT_FOUND, THERE_ARE).into_response()
 }
 
 async fn healthz(State(context): State<Context>) -> Response {

@@ -7,13 +7,16 @@
 //! A binary calls [`run()`]. To run several services in one process, call [`Hosted::start`].
 
 pub mod args;
+pub mod caller;
 pub mod cloud;
 pub mod credentials;
 pub mod google;
 pub mod health;
 mod host;
 mod http;
+pub mod impatient;
 pub mod listen;
+mod live;
 mod logs;
 pub mod memory;
 mod metrics;
@@ -34,6 +37,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use pipeline::hops::Hops;
 use pipeline::metrics::Families;
 use pipeline::{DeadLetters, Event, Pipeline, Reasons, Sink, Source, Transform};
 use prometheus_client::registry::Registry;
@@ -100,6 +104,7 @@ pub struct Context {
 pub struct SharedRegistry {
     registry: Arc<Mutex<Registry>>,
     pipelines: Arc<OnceLock<Families>>,
+    hops: Hops,
 }
 
 impl SharedRegistry {
@@ -115,11 +120,20 @@ impl SharedRegistry {
     #[must_use]
     pub fn pipeline(&self, name: &'static str, reasons: &Reasons) -> pipeline::Metrics {
         let families = self.pipelines.get_or_init(|| {
-            let families = Families::default();
-            self.register(|registry| families.register(registry));
+            let families = Families::watched_through(self.hops.clone());
+            self.register(|registry| {
+                families.register(registry);
+                self.hops.register(registry);
+            });
             families
         });
         families.of(name, reasons)
+    }
+
+    /// Returns the viewers of the pipelines of the process.
+    #[must_use]
+    pub fn hops(&self) -> &Hops {
+        &self.hops
     }
 
     /// Returns all metrics in Prometheus' text format.

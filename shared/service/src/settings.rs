@@ -1,5 +1,7 @@
 //! Settings: defaults, then a YAML file, then variables. All faults are reported together.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -127,10 +129,14 @@ pub struct Http {
     pub host: String,
     /// Port to listen on; 0 takes a free one. The variable `PORT` overrides it.
     pub port: u16,
+    /// File with the key for `/live/events` and `/live/dead-letters`, which show data of devices; at
+    /// least 32 characters. It is read at each request. Without it, only callers on the same machine
+    /// are answered there.
+    pub live_key_file: Option<PathBuf>,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { host: "0.0.0.0".into(), port: 8080 }
+        Self { host: "0.0.0.0".into(), port: 8080, live_key_file: None }
     }
 }

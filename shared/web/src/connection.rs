@@ -13,12 +13,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use service::impatient::Impatient;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tower::Service as _;
 use tracing::debug;
-
-use crate::stream::Impatient;
 
 /// Bounds of a listener that are not in the settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

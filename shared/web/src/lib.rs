@@ -48,7 +48,6 @@ pub mod metrics;
 mod problem;
 mod server;
 pub mod settings;
-mod stream;
 
 pub use auth::{Authenticate, Authenticator, Denied, Identity, Open};
 pub use connection::Limits;

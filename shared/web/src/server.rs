@@ -32,6 +32,7 @@ pub struct Bound<A> {
     origins: Origins,
     auth: A,
     limits: Limits,
+    open: Router,
 }
 
 impl<A: Authenticate> Bound<A> {
@@ -51,13 +52,20 @@ impl<A: Authenticate> Bound<A> {
         }
         let max_body_bytes = settings.max_body_bytes;
         let limits = Limits::default();
-        Ok(Self { listener, address, section, max_body_bytes, origins, auth, limits })
+        let open = Router::new();
+        Ok(Self { listener, address, section, max_body_bytes, origins, auth, limits, open })
     }
 
     /// Sets other bounds than the default ones.
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Adds routes that need no credentials, such as the files of a page.
+    #[must_use]
+    pub fn with_open(self, open: Router) -> Self {
+        Self { open, ..self }
     }
 
     /// Returns the address of the port.
@@ -76,6 +84,7 @@ impl<A: Authenticate> Bound<A> {
             .layer(DefaultBodyLimit::disable())
             .layer(from_fn_with_state(body, body::limit))
             .layer(from_fn_with_state(self.auth, auth::identify::<A>))
+            .merge(self.open)
             .layer(from_fn(errors::as_problems));
         let routes = self.origins.layer(routes);
         let counts = metrics.of(self.section);

@@ -139,6 +139,10 @@ impl Sink for MemorySink {
         Ok(refusals)
     }
 
+    fn destination(&self, batch: &Vec<Item>) -> Option<String> {
+        batch.first().map(|item| item.key.clone())
+    }
+
     fn written(&self, batch: &Vec<Item>) -> Vec<usize> {
         let recording = self.recorder.recording();
         let items = batch.iter().enumerate();

@@ -105,6 +105,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
             self.order.record_nack(keyed, due);
         }
         Metrics::count(&self.shared.metrics.nacked, reason, 1);
+        entry.show_nack(&self.shared.shown, reason);
         self.held.push_back(Held { due, entry, _reservation: reservation });
     }
 

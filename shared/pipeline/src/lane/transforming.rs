@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::Lane;
 use crate::dead_letter::DeadLetters;
+use crate::hops::{HopStep, MAX_RECORD_BYTES, Told};
 use crate::intake::Tracked;
 use crate::keyed::Keyed;
 use crate::lease_plan::{Deadline, LeasePlan};
@@ -124,7 +125,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
 /// that has nothing to write.
 async fn outcome<T, S, D, E>(
     shared: Arc<Shared<T, S, D>>,
-    tracked: Tracked<E>,
+    mut tracked: Tracked<E>,
 ) -> Transformed<T::Record, E>
 where
     T: Transform<E>,
@@ -146,7 +147,11 @@ where
     };
     let (transform, message) = (&shared.transform, &tracked.message);
     let apply = Apply { transform, message, attempt_timeout, deadline };
-    let outcome = match series.run(apply).await {
+    let applied = series.run(apply).await;
+    if shared.shown.is_watched() {
+        show(&shared, &mut tracked, &applied);
+    }
+    let outcome = match applied {
         Ok(Step::Pass(record)) => Outcome::Record(tracked, record),
         Ok(Step::Skip(reason)) => {
             Metrics::count_reason(&shared.metrics.skipped, reason, 1);
@@ -169,6 +174,37 @@ where
         }
     };
     Transformed { ordering_key, outcome }
+}
+
+/// Tells the viewers how a transform ended. The message keeps its identity for later steps.
+fn show<T, S, D, E>(
+    shared: &Shared<T, S, D>,
+    tracked: &mut Tracked<E>,
+    applied: &Result<Step<T::Record>, Error>,
+) where
+    T: Transform<E>,
+    E: Event,
+{
+    let (shown, transform, message) = (&shared.shown, &shared.transform, &tracked.message);
+    let record = match applied {
+        Ok(Step::Pass(record)) => Some(record),
+        Ok(Step::Skip(_)) | Err(_) => None,
+    };
+    let Some(owner) = shown.owner(message, || transform.ids(message, record)) else { return };
+    let is_new = message.ids().ingest_id.is_empty();
+    if is_new {
+        let (at, record) = (Some(tracked.handle.first_seen), message.show(MAX_RECORD_BYTES));
+        shown.tell(&owner, HopStep::Received, || Told { at, record, ..Told::default() });
+    }
+    if let Some(record) = record {
+        let told = || Told { record: transform.show(message, record), ..Told::default() };
+        shown.tell(&owner, HopStep::Transformed, told);
+    }
+    if let Ok(Step::Skip(reason)) = applied {
+        let reason = Some(reason.as_str());
+        shown.tell(&owner, HopStep::Skipped, || Told { reason, ..Told::default() });
+    }
+    tracked.handle.owner = Some(owner);
 }
 
 /// The transform of a message.

@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{FlushLabels, Metrics, ReasonLabel};
+use crate::hops::Hops;
 use crate::oldest_unacked::OldestUnacked;
 use crate::reason::Reasons;
 
@@ -74,6 +75,8 @@ pub struct Families {
     batch_records: Histograms,
     write_duration: Histograms,
     age: Histograms,
+    end_to_end_age: Histograms,
+    hops: Hops,
 }
 
 impl Default for Families {
@@ -97,6 +100,8 @@ impl Default for Families {
             batch_records: histograms(|| Histogram::new(exponential_buckets(1.0, 4.0, 9))),
             write_duration: histograms(|| Histogram::new(exponential_buckets(0.000_5, 2.0, 18))),
             age: histograms(|| Histogram::new(exponential_buckets(0.001, 2.0, 22))),
+            end_to_end_age: histograms(|| Histogram::new(exponential_buckets(0.001, 2.0, 22))),
+            hops: Hops::default(),
         }
     }
 }
@@ -132,9 +137,17 @@ impl Families {
             batch_records: self.batch_records.get_or_create_owned(&label),
             write_duration: self.write_duration.get_or_create_owned(&label),
             age: self.age.get_or_create_owned(&label),
+            end_to_end_age: self.end_to_end_age.get_or_create_owned(&label),
+            hops: self.hops.clone(),
         };
         metrics.add_all(reasons);
         metrics
+    }
+
+    /// Creates families whose pipelines are watched through `hops`.
+    #[must_use]
+    pub fn watched_through(hops: Hops) -> Self {
+        Self { hops, ..Self::default() }
     }
 
     /// Registers all metrics with the prefix `dataflow_pipeline`.
@@ -196,6 +209,12 @@ impl Families {
             "From the publish time of a message until its record is durable",
             Unit::Seconds,
             self.age.clone(),
+        );
+        registry.register_with_unit(
+            "end_to_end_age",
+            "From the ingest of a message until its record is durable, if its id has the time",
+            Unit::Seconds,
+            self.end_to_end_age.clone(),
         );
         registry.register(
             "flushed_batches",

@@ -7,6 +7,7 @@ use tracing::{debug, warn};
 use super::attempt::{Attempted, Paced};
 use super::{Entry, Writer};
 use crate::dead_letter::{self, DeadLetter, DeadLetters, MAX_DETAIL_BYTES, Policy};
+use crate::hops::{HopStep, Told};
 use crate::intake::Tracked;
 use crate::keyed::Keyed;
 use crate::lease_plan::{Deadline, LeasePlan};
@@ -108,6 +109,11 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
             warn!(reason = reason.as_str(), detail, trace, "a message can never succeed");
             if matches!(shared.dead_letters, Policy::Drop) {
                 Metrics::count_reason(&metrics.dropped, reason, 1);
+                if let Some(owner) = entry.handle.owner.as_deref() {
+                    let (reason, detail) = (Some(reason.as_str()), Some(&*detail));
+                    let told = || Told { reason, detail, ..Told::default() };
+                    shared.shown.tell(owner, HopStep::Dropped, told);
+                }
                 entry.handle.settlement.settle(Disposition::Dropped(reason));
                 return Ok(());
             }
@@ -129,6 +135,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
                 let trace = original.trace_id();
                 debug!(reason = reason.as_str(), trace, "a message is in the dead letters");
                 Metrics::count_reason(&metrics.dead_lettered, reason, 1);
+                shared.shown.dead_lettered(&letter, || dead_letters.ids(&letter));
                 entry.handle.settlement.settle(Disposition::DeadLettered(reason));
                 shared.gauge();
                 Ok(())

@@ -16,6 +16,7 @@ use pipeline::doubles::{
     Archive, FaultRates, Faults, FnTransform, Item, Kind, LostNacks, MemoryDeadLetters, MemorySink,
     MemorySource, Recorder,
 };
+use pipeline::hops::{Filter, Hops, Viewer};
 use pipeline::{
     Disposition, Error, Limits, Metrics, Pipeline, Recovery, Running, Sink, Step, Transform, batch,
 };
@@ -43,6 +44,17 @@ struct Case {
     policy: Policy<()>,
     /// True if the sink keeps no originals and splits no batch.
     is_archive: bool,
+    viewers: Viewers,
+}
+
+/// People who watch the messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Viewers {
+    Nobody,
+    /// Somebody who takes nothing.
+    Idle,
+    /// Somebody who reads, beside one who does not.
+    Reading,
 }
 
 #[derive(Debug, Clone)]
@@ -117,9 +129,13 @@ fn policies() -> impl Strategy<Value = Policy<()>> {
     prop_oneof![4 => Just(Policy::Write(())), 1 => Just(Policy::Leave), 1 => Just(Policy::Drop)]
 }
 
+fn viewers() -> impl Strategy<Value = Viewers> {
+    prop_oneof![Just(Viewers::Nobody), Just(Viewers::Idle), Just(Viewers::Reading)]
+}
+
 fn cases() -> impl Strategy<Value = Case> {
     let lease = proptest::option::of((20..600_u64).prop_map(Duration::from_secs));
-    let ends = (lease, any::<bool>(), lost_nacks(), policies(), proptest::bool::weighted(0.2));
+    let ends = (lease, any::<bool>(), lost_nacks(), policies(), proptest::bool::weighted(0.2), viewers());
     let rates = (rates(), rates(), rates());
     // A batch of an archive counts its allocated memory, so there must be room for some batches.
     let room = (limits(), 0..20_usize).prop_map(|(limits, batches)| (limits, batches * MAX_HANDLE));
@@ -129,7 +145,7 @@ fn cases() -> impl Strategy<Value = Case> {
             messages,
             (limits, room),
             rates,
-            (lease, do_leases_end, lost_nacks, policy, is_archive),
+            (lease, do_leases_end, lost_nacks, policy, is_archive, viewers),
         )| Case {
             seed,
             messages,
@@ -145,6 +161,7 @@ fn cases() -> impl Strategy<Value = Case> {
             lost_nacks,
             policy,
             is_archive,
+            viewers,
         },
     )
 }
@@ -177,7 +194,11 @@ impl Case {
         }
         let sketches = self.messages.clone();
         let is_archive = self.is_archive;
+        let metrics = Metrics::default();
+        let viewers = self.watch(&metrics.hops);
         let describe = move |message: &Message| {
+            // The viewers stay as long as the pipeline.
+            let _viewers = &viewers;
             let sketch = &sketches[message.id.parse::<usize>().unwrap()];
             Item {
                 key: sketch.batch_key.to_string(),
@@ -199,9 +220,23 @@ impl Case {
                 Policy::Drop => Policy::Drop,
             },
             limits: self.limits.clone(),
-            metrics: Metrics::default(),
+            metrics,
         }
         .start()
+    }
+
+    /// Returns the viewers that read nothing. One who reads is a task.
+    fn watch(&self, hops: &Hops) -> Vec<Viewer> {
+        let watch = || hops.watch(Filter::default()).unwrap();
+        if self.viewers == Viewers::Nobody {
+            return Vec::new();
+        }
+        if self.viewers == Viewers::Reading {
+            let mut viewer = watch();
+            tokio::spawn(async move { while viewer.next().await.is_some() {} });
+        }
+        assert!(self.viewers == Viewers::Idle || hops.is_watched());
+        vec![watch()]
     }
 
     fn source(&self, recorder: &Recorder) -> MemorySource {

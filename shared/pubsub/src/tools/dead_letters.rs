@@ -8,6 +8,7 @@ mod print;
 mod pull;
 mod reader;
 mod replay;
+mod replay_one;
 mod show;
 
 use anyhow::{anyhow, bail};
@@ -19,8 +20,8 @@ use pipeline::{Error, Reason};
 use service::args::JsonOption;
 use service::{Action, Tool};
 
-use replay::as_it_was;
-pub use replay::{Prepare, original};
+pub use replay::{Prepare, as_it_was, original};
+pub use replay_one::Replayed;
 
 use crate::connection::Connection;
 use crate::intake::{Intake, Reads};
@@ -36,7 +37,7 @@ use reader::{LEASE, Limits, Reader};
 #[derive(Debug, Clone)]
 pub struct DeadLetterTool<'a> {
     /// Name of the service.
-    pub service: &'static str,
+    pub service: &'a str,
     /// Id of the project.
     pub project: &'a str,
     /// Connection settings of Pub/Sub.

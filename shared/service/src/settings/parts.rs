@@ -40,6 +40,11 @@ pub(super) fn check<T: Settings>(settings: &T, faults: &mut Faults) {
     }
     settings.check(faults);
     faults.host("http.host", &http.host);
+    if let Some(file) = &http.live_key_file
+        && let Err(wrong) = crate::live::key::read(file)
+    {
+        faults.add("http.live_key_file", wrong);
+    }
     let day = Duration::from_secs(24 * 3600);
     faults.duration("grace_period", *grace_period, Duration::from_millis(1)..=day);
 }

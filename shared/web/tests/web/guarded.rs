@@ -108,3 +108,20 @@ async fn bytes_of_bodies_are_limited_with_and_without_their_length() {
         assert_too_fast(&answer, "at most 1 bytes per second are allowed");
     }
 }
+
+#[tokio::test]
+async fn open_routes_need_no_credentials_and_all_others_do() {
+    let auth = guard(RateLimit::default()).await;
+    let routes = |path: &str| axum::Router::new().route(path, axum::routing::get(|| async { "here" }));
+    let bound = Bound::bind(&listener(), "test", auth).await.unwrap().with_open(routes("/page"));
+    let address = bound.address();
+    let _server = bound.serve(routes("/data"), &web::Metrics::default());
+    let code = async |path: &str| {
+        let answer = reqwest::get(format!("http://{address}{path}")).await.unwrap();
+        answer.status().as_u16()
+    };
+
+    assert_eq!(code("/page").await, 200);
+    assert_eq!(code("/data").await, 401);
+    assert_eq!(code("/other").await, 401);
+}

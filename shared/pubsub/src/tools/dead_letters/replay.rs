@@ -80,7 +80,7 @@ where
 ///
 /// # Errors
 /// The topic is not known.
-pub(super) async fn as_it_was(
+pub async fn as_it_was(
     message: Message,
     topic: Option<TopicName>,
 ) -> Result<Outgoing, Error> {
@@ -94,7 +94,7 @@ pub(super) async fn as_it_was(
 }
 
 /// Republishes messages.
-struct Counter {
+pub(super) struct Counter {
     admin: Admin,
     publishers: Publishers,
     /// Topics that are known to have an audience. A message that nobody would see must stay a dead
@@ -103,12 +103,12 @@ struct Counter {
 }
 
 impl Counter {
-    async fn open(connection: &Connection) -> Result<Self, Error> {
+    pub(super) async fn open(connection: &Connection) -> Result<Self, Error> {
         let publishers = Publishers::new(connection).await?;
         Ok(Self { admin: Admin::new(connection).await?, publishers, heard: HashSet::new() })
     }
 
-    async fn send(&mut self, outgoing: Outgoing) -> Result<(), Error> {
+    pub(super) async fn send(&mut self, outgoing: Outgoing) -> Result<(), Error> {
         let topic = outgoing.topic.clone();
         if !self.heard.contains(&topic) {
             self.admin.require_audience(&topic).await?;
@@ -234,7 +234,7 @@ impl DeadLetterTool<'_> {
     }
 
     /// Returns the topic of replayed messages, unless the service itself knows it.
-    async fn target(&self, to: Option<&str>) -> anyhow::Result<Option<TopicName>> {
+    pub(super) async fn target(&self, to: Option<&str>) -> anyhow::Result<Option<TopicName>> {
         if let Some(id) = to {
             return Ok(Some(TopicName::new(self.project, id)));
         }

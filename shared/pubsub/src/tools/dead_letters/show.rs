@@ -211,7 +211,7 @@ pub(super) fn matching_letters(count: usize) -> String {
 }
 
 /// Returns the id that the message has everywhere, otherwise the id of the dead letter.
-fn id(letter: &Message) -> &str {
+pub(super) fn id(letter: &Message) -> &str {
     letter.attributes.get(INGEST_ID).unwrap_or(&letter.id)
 }
 

@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 /// Stream that fails when its peer takes no bytes for too long. A peer that is gone, or that reads
 /// nothing, would otherwise keep a connection and its buffers.
 #[derive(Debug)]
-pub(crate) struct Impatient<S> {
+pub struct Impatient<S> {
     stream: S,
     limit: Duration,
     /// Time that is left for the write that waits.
@@ -19,7 +19,8 @@ pub(crate) struct Impatient<S> {
 }
 
 impl<S> Impatient<S> {
-    pub(crate) fn new(stream: S, limit: Duration) -> Self {
+    /// Wraps a stream. A write fails when the peer takes nothing for `limit`.
+    pub fn new(stream: S, limit: Duration) -> Self {
         Self { stream, limit, patience: None }
     }
 

@@ -1,0 +1,66 @@
+//! Dead letters, on their way again.
+
+use axum::http::StatusCode;
+use pubsub::Subscription;
+use pubsub::tools::dead_letters::{DeadLetterTool, Replayed, as_it_was};
+use tracing::{info, warn};
+use web::Problem;
+
+use crate::Parts;
+use crate::settings::{Replay, Stage};
+
+/// Character between the name of a stage and the id of a message.
+const SEPARATOR: char = '~';
+
+/// Returns the id of a dead letter for the page.
+pub(crate) fn letter_id(stage: &str, ingest_id: &str) -> String {
+    format!("{stage}{SEPARATOR}{ingest_id}")
+}
+
+/// Sends the message of a dead letter again, and removes the dead letter.
+pub(crate) async fn replay(parts: &Parts, id: &str) -> Result<(), Problem> {
+    let unknown = |why: &str| Problem::new(StatusCode::NOT_FOUND, why);
+    let (name, ingest_id) =
+        id.split_once(SEPARATOR).ok_or_else(|| unknown("there is no such dead letter"))?;
+    let settings = &parts.settings;
+    let stage = settings.services.iter().find(|stage| stage.name == name);
+    let (Some(stage), Some(letters)) = (stage, &settings.dead_letters) else {
+        return Err(unknown("the dead letters of this service cannot be replayed here"));
+    };
+    let Some(subscription) = &stage.subscription else {
+        let why = "the topic of this service is not known: set live.services[].subscription, or use its \
+                   tool dead-letters";
+        return Err(unknown(why));
+    };
+    match send(stage, letters, subscription, ingest_id).await {
+        Ok(Replayed::Sent) => {
+            info!(stage = stage.name, ingest_id, "a dead letter was replayed");
+            Ok(())
+        }
+        Ok(Replayed::Missing) => {
+            Err(unknown("the dead letter is gone: it was replayed before, or somebody reads it now"))
+        }
+        Err(error) => {
+            let why = format!("{error:#}");
+            warn!(stage = stage.name, ingest_id, error = why, "a dead letter was not replayed");
+            Err(Problem::new(StatusCode::BAD_GATEWAY, why))
+        }
+    }
+}
+
+async fn send(
+    stage: &Stage,
+    letters: &Replay,
+    subscription: &str,
+    ingest_id: &str,
+) -> anyhow::Result<Replayed> {
+    let reads = Subscription { id: subscription.to_owned(), ..Subscription::default() };
+    let tool = DeadLetterTool {
+        service: &stage.name,
+        project: &letters.project,
+        pubsub: &letters.pubsub,
+        topic: None,
+        reads: Some(&reads),
+    };
+    tool.replay_one(&letters.subscription, ingest_id, as_it_was).await
+}

@@ -1,0 +1,57 @@
+//! Callers on the same machine.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::http::{HeaderMap, header};
+
+/// Returns true if a request comes from a program on the same machine, for itself.
+///
+/// A proxy that passes requests of others on adds headers. A web page whose name leads to this machine
+/// sends that name as `Host`.
+#[must_use]
+pub fn is_local(peer: SocketAddr, headers: &HeaderMap) -> bool {
+    let of_others = ["forwarded", "x-forwarded-for", "x-real-ip"];
+    let is_forwarded = of_others.iter().any(|name| headers.contains_key(*name));
+    peer.ip().to_canonical().is_loopback() && !is_forwarded && has_local_host(headers)
+}
+
+/// Returns true if the header `Host` is a name of this machine itself, or is missing. A web page of
+/// another place, whose name leads to this machine, sends its own name.
+#[must_use]
+pub fn has_local_host(headers: &HeaderMap) -> bool {
+    // HTTP/2 has no such header. Browsers speak it only with TLS.
+    let Some(host) = headers.get(header::HOST) else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let name = name.map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    let address = name.parse::<IpAddr>();
+    address.map_or(name == "localhost", |address| address.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_a_request_of_this_machine_for_itself_is_local() {
+        let is = |peer: &str, name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            is_local(SocketAddr::new(peer.parse().unwrap(), 1), &headers)
+        };
+
+        for host in ["localhost:8080", "127.0.0.1:8080", "[::1]:8080", "[::1]", "localhost"] {
+            assert!(is("127.0.0.1", "host", host), "{host}");
+        }
+        assert!(is("::1", "accept", "*/*"));
+        assert!(is("::ffff:127.0.0.1", "host", "127.0.0.1"));
+        for host in ["evil.example.org:8080", "evil.example.org", "10.0.0.1:80", ""] {
+            assert!(!is("127.0.0.1", "host", host), "{host}");
+        }
+        assert!(!is("127.0.0.1", "x-forwarded-for", "10.0.0.1"));
+        assert!(!is("127.0.0.1", "forwarded", "for=10.0.0.1"));
+        assert!(!is("10.0.0.1", "host", "localhost"));
+    }
+}
