@@ -91,7 +91,8 @@ mod tests {
     #[tokio::test]
     async fn a_service_that_fails_is_not_waited_for() {
         let mut settings = ingestion::config::Settings::default();
-        settings.process.http = service::Http { host: "127.0.0.1".into(), port: 0, ..service::Http::default() };
+        settings.process.http =
+            service::Http { host: "127.0.0.1".into(), port: 0, ..service::Http::default() };
         let service = HostedService::start(Ingestion::new(settings)).await.unwrap();
 
         let ready = service.ready(Duration::from_secs(3600));

@@ -17,7 +17,8 @@ use web::auth::settings::Auth;
 use web::{Authenticator, Bound, Listener, Metrics, Server};
 
 use crate::flow_env::{
-    FlowEnv, GRACE, PATIENCE, start_bigqueries, start_enrich, start_icestore, start_ingestion, until,
+    FlowEnv, GRACE, PATIENCE, start_bigqueries, start_enrich, start_icestore, start_ingestion,
+    until,
 };
 
 /// Key of somebody who may do everything, and of somebody who may only watch.
@@ -165,8 +166,9 @@ impl Events {
         loop {
             while let Some(end) = self.buffer.find("\n\n") {
                 let event: String = self.buffer.drain(..end + 2).collect();
-                let field =
-                    |name: &str| event.lines().find_map(|line| Some(line.strip_prefix(name)?.to_owned()));
+                let field = |name: &str| {
+                    event.lines().find_map(|line| Some(line.strip_prefix(name)?.to_owned()))
+                };
                 if let (Some(name), Some(data)) = (field("event: "), field("data: ")) {
                     return (name, serde_json::from_str(&data).unwrap());
                 }
@@ -261,9 +263,13 @@ async fn a_message_is_followed_through_all_stages_and_counted() {
         assert!(stage["latency"]["count"].as_u64().unwrap() >= 1, "{stage:#}");
         assert_eq!(stage["replicas"][0]["version"], env!("CARGO_PKG_VERSION"));
     }
-    assert_eq!((&state["stages"][0]["backlog"], &state["stages"][3]["backlog"]), (&json!(null), &json!(0)));
+    assert_eq!(
+        (&state["stages"][0]["backlog"], &state["stages"][3]["backlog"]),
+        (&json!(null), &json!(0))
+    );
     for end in state["end_to_end"].as_array().unwrap() {
-        let (p50, p99) = (end["p50_seconds"].as_f64().unwrap(), end["p99_seconds"].as_f64().unwrap());
+        let (p50, p99) =
+            (end["p50_seconds"].as_f64().unwrap(), end["p99_seconds"].as_f64().unwrap());
         assert!(p50 > 0.0 && p99 >= p50 && p99 < PATIENCE.as_secs_f64(), "{end}");
     }
     env.stop().await;
@@ -328,7 +334,8 @@ async fn a_dead_letter_is_shown_with_its_reason_and_replayed() {
     assert!(hops.iter().all(|hop| hop["stage"] != "ingestion" && hop["stage"] != "enrich"));
     // It is refused again, which is a new dead letter. The old one is gone.
     env.state(OWNER, |state| state["dead_letters"]["total"] == 2).await;
-    let (status, problem) = env.post("/live/dead-letters/bigqueries~x/replay", OWNER, json!({})).await;
+    let (status, problem) =
+        env.post("/live/dead-letters/bigqueries~x/replay", OWNER, json!({})).await;
     assert_eq!(status, StatusCode::NOT_FOUND, "{problem}");
     env.stop().await;
 }
@@ -349,7 +356,8 @@ async fn without_the_scope_nobody_sees_a_payload() {
     assert!(hops.iter().all(|hop| hop["record"].is_null() && hop["detail"].is_null()), "{hops:#?}");
     assert!(!state.to_string().contains("secret"), "{state:#}");
     assert_eq!(state["rights"], json!({ "payload": false, "replay": false, "send": false }));
-    let (status, _) = env.post("/live/messages", WATCHER, json!({ "device": "a", "payload": 1 })).await;
+    let (status, _) =
+        env.post("/live/messages", WATCHER, json!({ "device": "a", "payload": 1 })).await;
     assert_eq!(status, StatusCode::FORBIDDEN);
     let get = async |path: &str| env.client.get(format!("{}{path}", env.url)).send().await.unwrap();
     assert_eq!(get("/live/state").await.status(), StatusCode::UNAUTHORIZED);

@@ -5,6 +5,8 @@ use std::process::Stdio;
 use std::str::FromStr;
 
 use axum::http::Method;
+use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
+use fantoccini::key::Key;
 use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -127,6 +129,15 @@ impl Browser {
         field.send_keys(text).await.unwrap();
     }
 
+    /// Presses a key and lets it go.
+    pub(crate) async fn press(&self, key: Key) {
+        let value = key.into();
+        let keys = KeyActions::new("keyboard".to_owned())
+            .then(KeyAction::Down { value })
+            .then(KeyAction::Up { value });
+        self.client.perform_actions(keys).await.unwrap();
+    }
+
     /// Lets the page believe that the user prefers these colours.
     pub(crate) async fn prefer(&self, scheme: Scheme) {
         let value = match scheme {
@@ -143,7 +154,7 @@ impl Browser {
         entries.as_array().unwrap().iter().map(|entry| entry["message"].to_string()).collect()
     }
 
-    /// Returns the URL of every request that the page has made.
+    /// Returns the URL of every request that the page has made. Chromium's own first page is left out.
     pub(crate) async fn requests(&self) -> Vec<String> {
         let entries = self.issue(Extension::log("performance")).await;
         let events = entries.as_array().unwrap().iter().map(|entry| {
@@ -152,6 +163,7 @@ impl Browser {
         events
             .filter(|event| event["message"]["method"] == "Network.requestWillBeSent")
             .map(|event| event["message"]["params"]["request"]["url"].as_str().unwrap().to_owned())
+            .filter(|url| !url.starts_with("chrome://"))
             .collect()
     }
 

@@ -1,11 +1,13 @@
 //! Tests of the live page in a browser. They need `chromium` and `chromedriver`.
 //!
-//! [`odd`] has the states that a running chain shows rarely, from a server with a script.
+//! [`chain`] has the page over all services. [`odd`], [`trace`] and [`access`] have it over a server
+//! with a script, for states that a running chain shows rarely.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod access;
 mod browser;
+mod chain;
 mod fixture;
 mod odd;
 mod screenshots;

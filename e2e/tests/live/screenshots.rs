@@ -6,9 +6,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
-use crate::browser::{Browser, Scheme, Screen};
-use crate::fixture::Fixture;
-use crate::state::good;
+use crate::browser::Browser;
 
 /// Variable with the folder for pictures. Without it they are taken and not kept.
 const FOLDER: &str = "DATAFLOW_SCREENSHOTS";
@@ -30,21 +28,5 @@ pub(crate) async fn take(browser: &Browser, name: &str, last: &str) {
     assert!(picture.len() < MAX_BYTES, "{name} has {} bytes", picture.len());
     if let Some(folder) = std::env::var_os(FOLDER) {
         std::fs::write(Path::new(&folder).join(name), picture).unwrap();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn pictures_of_the_page_are_small() {
-    for (screen, scheme, name) in [
-        (Screen::Wide, Scheme::Light, "live.png"),
-        (Screen::Narrow, Scheme::Dark, "live-narrow.png"),
-    ] {
-        let Some(browser) = Browser::start(screen).await else { return };
-        let fixture = Fixture::start(good()).await;
-        browser.prefer(scheme).await;
-        browser.open(&fixture.url()).await;
-        browser.shows("#headline", "All 4 services are ready").await;
-
-        take(&browser, name, "#latency").await;
     }
 }

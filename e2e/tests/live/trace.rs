@@ -50,7 +50,7 @@ async fn a_message_is_sent_after_the_services_report_and_followed_to_all_sinks()
     browser.shows("[data-step-stage=bigqueries] summary", "row, cut to 16 KiB").await;
     browser.click("[data-step-stage=ingestion] summary").await;
     browser.shows("[data-step-stage=ingestion] .record", "\"temperature\": 21.5").await;
-    browser.shows("#trace-facts", "1 steps not shown").await;
+    browser.shows("#trace-facts", "1 step not shown").await;
 
     fixture.hop(hop("enrich", "durable", 20));
     fixture.hop(hop("icestore", "durable", 900));

@@ -2,7 +2,7 @@
 
 import { Problem, post, stream } from "./connection.js";
 import { byId, el, keyed, setAttribute, setText, show, svg } from "./dom.js";
-import { clock, duration, pretty } from "./format.js";
+import { clock, duration, plural, pretty } from "./format.js";
 
 /** Most steps that are kept of one message. */
 const MAX_STEPS = 200;
@@ -59,7 +59,9 @@ async function sendAndFollow() {
     await current.ready;
     const answer = await post("/live/messages", { device, payload });
     current.ingestId = answer.ingest_id;
-    current.hops = current.hops.filter((hop) => hop.ingest_id === answer.ingest_id);
+    const own = current.hops.filter((hop) => hop.ingest_id === answer.ingest_id);
+    current.others += current.hops.length - own.length;
+    current.hops = own;
     if (trace === current) describe();
   } catch (error) {
     if (trace !== current || current.isOver) return;
@@ -218,20 +220,15 @@ function renderFacts() {
   const confirmed = trace.hops.find((hop) => hop.step === "durable" && isSource(hop.stage));
   const end = trace.hops.filter((hop) => hop.step === "durable").at(-1);
   if (confirmed && end !== confirmed) facts.push(["PUBACK to durable", duration(offset(end) - offset(confirmed))]);
-  if (trace.others > 0) facts.push(["other messages", `${trace.others} steps not shown`]);
+  if (trace.others > 0) facts.push(["other messages", `${plural(trace.others, "step")} not shown`]);
   if (trace.lost > 0) facts.push(["lost steps", String(trace.lost)]);
-  if (trace.missing.length > 0) facts.push(["no report of", trace.missing.map(nameOf).join(", ")]);
+  if (trace.missing.length > 0) facts.push(["no report of", trace.missing.map(({ replica, why }) => `${replica} (${why})`).join(", ")]);
   if (first && rights.payload === false) facts.push(["content", "not shown: your key lacks the scope payload"]);
   keyed(byId("trace-facts"), facts, {
     key: ([name]) => name,
     create: ([name]) => el("div", {}, el("dt", {}, name), el("dd")),
     update: (node, [, value]) => setText(node.querySelector("dd"), value),
   });
-}
-
-/** Name of a replica that does not report. */
-function nameOf(missing) {
-  return typeof missing === "string" ? missing : [missing.stage, missing.address, missing.detail].filter(Boolean).join(" ");
 }
 
 function isSource(name) {
