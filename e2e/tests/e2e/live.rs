@@ -207,6 +207,33 @@ fn device(number: u32) -> String {
 
 const ALL: [&str; 4] = ["ingestion", "enrich", "bigqueries", "icestore"];
 
+async fn assert_two_messages_are_counted(env: &LiveEnv) {
+    let state = env
+        .state(OWNER, |state| {
+            let sent = |index: usize| state["stages"][index]["sent"] == 2;
+            (0..4).all(sent) && state["end_to_end"].as_array().is_some_and(|all| all.len() == 2)
+        })
+        .await;
+    assert_eq!(state["ready"], true, "{state:#}");
+    assert_eq!(state["rights"], json!({ "payload": true, "replay": true, "send": true }));
+    let kinds = ["source", "transform", "sink", "sink"];
+    for (index, (name, kind)) in ALL.into_iter().zip(kinds).enumerate() {
+        let stage = &state["stages"][index];
+        assert_eq!((&stage["name"], &stage["kind"]), (&json!(name), &json!(kind)));
+        assert!(stage["latency"]["count"].as_u64().unwrap() >= 1, "{stage:#}");
+        assert_eq!(stage["replicas"][0]["version"], env!("CARGO_PKG_VERSION"));
+    }
+    assert_eq!(
+        (&state["stages"][0]["backlog"], &state["stages"][3]["backlog"]),
+        (&json!(null), &json!(0))
+    );
+    for end in state["end_to_end"].as_array().unwrap() {
+        let (p50, p99) =
+            (end["p50_seconds"].as_f64().unwrap(), end["p99_seconds"].as_f64().unwrap());
+        assert!(p50 > 0.0 && p99 >= p50 && p99 < PATIENCE.as_secs_f64(), "{end}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_followed_through_all_stages_and_counted() {
     let env = LiveEnv::start().await;
@@ -251,30 +278,7 @@ async fn a_message_is_followed_through_all_stages_and_counted() {
     assert!(transformed("ingestion") < transformed("enrich"));
     assert!(transformed("enrich") < transformed("bigqueries").min(transformed("icestore")));
 
-    let state = env
-        .state(OWNER, |state| {
-            let sent = |index: usize| state["stages"][index]["sent"] == 2;
-            (0..4).all(sent) && state["end_to_end"].as_array().is_some_and(|all| all.len() == 2)
-        })
-        .await;
-    assert_eq!(state["ready"], true, "{state:#}");
-    assert_eq!(state["rights"], json!({ "payload": true, "replay": true, "send": true }));
-    let kinds = ["source", "transform", "sink", "sink"];
-    for (index, (name, kind)) in ALL.into_iter().zip(kinds).enumerate() {
-        let stage = &state["stages"][index];
-        assert_eq!((&stage["name"], &stage["kind"]), (&json!(name), &json!(kind)));
-        assert!(stage["latency"]["count"].as_u64().unwrap() >= 1, "{stage:#}");
-        assert_eq!(stage["replicas"][0]["version"], env!("CARGO_PKG_VERSION"));
-    }
-    assert_eq!(
-        (&state["stages"][0]["backlog"], &state["stages"][3]["backlog"]),
-        (&json!(null), &json!(0))
-    );
-    for end in state["end_to_end"].as_array().unwrap() {
-        let (p50, p99) =
-            (end["p50_seconds"].as_f64().unwrap(), end["p99_seconds"].as_f64().unwrap());
-        assert!(p50 > 0.0 && p99 >= p50 && p99 < PATIENCE.as_secs_f64(), "{end}");
-    }
+    assert_two_messages_are_counted(&env).await;
     env.stop().await;
 }
 

@@ -143,7 +143,7 @@ fn router(shared: Arc<Shared>) -> Router {
 /// Sends a file of the page, read anew from the source.
 async fn file(name: String) -> Response {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/live/page");
-    let Ok(content) = std::fs::read(folder.join(&name)) else {
+    let Ok(content) = tokio::fs::read(folder.join(&name)).await else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let kind = match name.rsplit('.').next() {

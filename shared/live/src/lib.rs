@@ -84,13 +84,11 @@ impl Live {
     }
 
     /// Returns the routes of the data. They need an identity of the caller.
-    #[must_use]
     pub fn routes(&self) -> Router {
         routes::routes(self.parts.clone())
     }
 
     /// Returns the files of the page. They hold no data, so they need no credentials.
-    #[must_use]
     pub fn page(&self) -> Router {
         page::routes()
     }

@@ -84,7 +84,7 @@ impl Poller {
 
     async fn look(&mut self) -> State {
         let wants_status =
-            if self.looks % STATUS_LOOKS == 0 { StatusWish::Yes } else { StatusWish::No };
+            if self.looks.is_multiple_of(STATUS_LOOKS) { StatusWish::Yes } else { StatusWish::No };
         self.looks += 1;
         let replicas = &self.replicas;
         let ask = async |index| {

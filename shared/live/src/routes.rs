@@ -76,6 +76,7 @@ async fn state(
 }
 
 /// Takes a place among the viewers.
+#[expect(clippy::result_large_err, reason = "the answer goes to the client at once")]
 fn enter(
     places: &Arc<tokio::sync::Semaphore>,
     parts: &Parts,
@@ -132,6 +133,7 @@ async fn follow(
     watch(parts, &identity, &[query], Show::Hops)
 }
 
+#[expect(clippy::result_large_err, reason = "the answer goes to the client at once")]
 fn watch(
     parts: Parts,
     identity: &Identity,

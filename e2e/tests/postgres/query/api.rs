@@ -99,9 +99,11 @@ pub(crate) async fn write(env: &Env, columns: &[Column], messages: &[Value]) {
     settings.table.source_column = Some("device_id".into());
     let postgres = start(settings).await;
     let of_postgres = env.settings();
-    let mut settings = bigqueries::config::Settings::default();
-    settings.process = of_postgres.process;
-    settings.intake = of_postgres.intake;
+    let mut settings = bigqueries::config::Settings {
+        process: of_postgres.process,
+        intake: of_postgres.intake,
+        ..bigqueries::config::Settings::default()
+    };
     settings.intake.subscription.id = env.cloud.name(BIGQUERY_ROWS).into();
     settings.bigquery.endpoint = env.cloud.endpoint(|urls| &urls.bigquery).map(Into::into);
     settings.table.dataset = DATASET.into();

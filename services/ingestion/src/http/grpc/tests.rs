@@ -190,8 +190,8 @@ async fn acks(
 #[tokio::test]
 async fn an_id_is_that_of_http_and_the_payload_any_bytes() {
     let mut env = CallEnv::start(|_| {}).await.settle(|_| Disposition::Ack);
-    let payload = Some(b"\xff\0".to_vec());
-    let by_id = Item { id: Some("7".into()), payload: payload.clone(), ..item("a") };
+    let payload = b"\xff\0".to_vec();
+    let by_id = Item { id: Some("7".into()), payload: Some(payload.clone()), ..item("a") };
     let body = json!({ "sourceId": "a", "id": "7", "payload": 1 });
     let keyed = PublishRequest { idempotency_key: Some("k".into()), ..request(vec![item("a")]) };
     let timestamp = Some(prost_types::Timestamp { seconds: 1_744_372_800, nanos: 0 });
@@ -208,7 +208,7 @@ async fn an_id_is_that_of_http_and_the_payload_any_bytes() {
     let keyed_over_http = post(Some("k"), &json!({ "sourceId": "a", "payload": 1 })).await;
 
     let message = env.messages.lock().unwrap()[0].clone();
-    assert_eq!(message.data, payload.unwrap());
+    assert_eq!(message.data, payload);
     assert_eq!(message.attributes[attribute::HTTP_SOURCE], "a");
     assert_eq!(message.attributes[attribute::HTTP_TIMESTAMP], "2025-04-11T12:00:00Z");
     let id = &accepted(&first.results[0]).id;
