@@ -42,7 +42,7 @@ async fn two_hundred_viewers_see_the_state_and_one_more_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_viewer_who_does_not_read_is_cut_and_the_others_go_on() {
     // Buffers of the system would hold many small states.
-    let large = "x".repeat(4 * 1024 * 1024);
+    let large = "x".repeat(1024 * 1024);
     let service = FakeService::start(|answers| answers.guarantees = vec![large]).await;
     let limits = Limits { write_timeout: Duration::from_secs(5), ..Limits::default() };
     let env = TestEnv::start(settings(&[&service]), limits).await;
