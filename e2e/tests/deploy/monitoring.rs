@@ -114,6 +114,7 @@ fn exported() -> BTreeSet<String> {
     ingestion.register_http(&mut registry);
     icestore::objects::Objects::default().register(&mut registry);
     postgres::metrics::Metrics::default().register(&mut registry);
+    pipeline::hops::Hops::default().register(&mut registry);
     pubsub::SourceMetrics::default().register(&mut registry);
     web::Metrics::default().register(&mut registry, &["admin"]);
     let mut text = String::new();
