@@ -260,6 +260,12 @@ impl Readings {
         reading.payload(&self.fleet, self.plan.payload_bytes)
     }
 
+    /// Returns the id of a reading, which is the same at every attempt, and that of no other fleet.
+    #[must_use]
+    pub fn id(&self, reading: Reading) -> String {
+        format!("{}-{}", self.fleet, reading.number)
+    }
+
     /// Notes that a reading is acknowledged.
     pub fn acknowledge(&self, reading: Reading) {
         lock(&self.log.0.acknowledged).push((reading, Instant::now()));

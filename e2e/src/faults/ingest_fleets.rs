@@ -67,10 +67,6 @@ impl Target {
     }
 }
 
-fn id(reading: Reading) -> String {
-    format!("reading-{}", reading.number)
-}
-
 async fn send_over_http(readings: Readings, mut target: Target, size: usize) {
     // It keeps connections open.
     let client = Client::new();
@@ -121,7 +117,7 @@ async fn post(
     };
     let items = unsent.iter().map(|reading| {
         let payload = String::from_utf8_lossy(&readings.payload(*reading)).into_owned();
-        let (source, id) = (reading.device_name(), id(*reading));
+        let (source, id) = (reading.device_name(), readings.id(*reading));
         format!(r#"{{"sourceId":"{source}","id":"{id}","payload":{payload}}}"#)
     });
     let items: Vec<_> = items.collect();
@@ -205,7 +201,7 @@ async fn stream(
         item: Some(Item {
             source_id: reading.device_name(),
             payload: Some(readings.payload(reading)),
-            id: Some(id(reading)),
+            id: Some(readings.id(reading)),
             timestamp: None,
         }),
     };

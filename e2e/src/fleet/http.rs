@@ -106,11 +106,6 @@ impl Readings {
         }
     }
 
-    /// Returns the id of a reading, which is the same at every attempt.
-    fn id(&self, reading: Reading) -> String {
-        format!("{}-{}", self.fleet, reading.number)
-    }
-
     fn item(&self, reading: Reading, id: &str) -> String {
         let payload = reading.payload(&self.fleet, self.plan.payload_bytes);
         let payload = String::from_utf8_lossy(&payload);
