@@ -1,9 +1,9 @@
 //! Bounds the rate of attempts while a destination refuses every message.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep_until};
 
 /// Distance of two attempts after the first failure. Each further failure doubles it.
@@ -18,62 +18,54 @@ const MAX_DISTANCE: Duration = Duration::from_millis(250);
 /// another at a distance. A success ends it for all messages that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Spacing {
-    state: Mutex<SpacingState>,
+    /// Time of the last attempt. Its holder is the next to make one; the others wait in their order.
+    last: Mutex<Option<Instant>>,
+    /// Distance between attempts; zero after a success.
+    distance: std::sync::Mutex<Duration>,
     over: Notify,
 }
 
-#[derive(Debug, Default)]
-struct SpacingState {
-    /// Distance between attempts; zero after a success.
-    distance: Duration,
-    /// Earliest time of the next attempt that nobody has taken yet.
-    next: Option<Instant>,
-}
-
 impl Spacing {
-    /// Waits for the time of an attempt. If the wait is dropped, that time passes without one.
+    /// Waits for the time of an attempt. A wait that is dropped leaves its time to the next one.
     pub(crate) async fn turn(&self) {
         let over = self.over.notified();
         tokio::pin!(over);
         // From here on, a success wakes this task.
         over.as_mut().enable();
-        let Some(at) = self.take() else { return };
+        if self.distance().is_zero() {
+            return;
+        }
+        let turn = async {
+            let mut last = self.last.lock().await;
+            if let Some(last) = *last {
+                sleep_until(last + self.distance()).await;
+            }
+            *last = Some(Instant::now());
+        };
         tokio::select! {
-            () = sleep_until(at) => {}
+            () = turn => {}
             () = over => {}
         }
     }
 
-    /// Takes the time of the next attempt. Returns `None` if attempts need no distance.
-    fn take(&self) -> Option<Instant> {
-        let mut state = self.lock();
-        if state.distance.is_zero() {
-            return None;
-        }
-        let now = Instant::now();
-        let at = state.next.map_or(now, |next| next.max(now));
-        state.next = Some(at + state.distance);
-        Some(at)
-    }
-
     /// Records that an attempt failed.
     pub(crate) fn failed(&self) {
-        let mut state = self.lock();
-        state.distance = (state.distance * 2).clamp(MIN_DISTANCE, MAX_DISTANCE);
+        let mut distance = self.distance.lock().unwrap_or_else(PoisonError::into_inner);
+        *distance = (*distance * 2).clamp(MIN_DISTANCE, MAX_DISTANCE);
     }
 
     /// Records that an attempt succeeded. All attempts that wait may begin.
     pub(crate) fn succeeded(&self) {
-        let mut state = self.lock();
-        if !state.distance.is_zero() {
-            *state = SpacingState::default();
-            drop(state);
+        let mut distance = self.distance.lock().unwrap_or_else(PoisonError::into_inner);
+        if !distance.is_zero() {
+            *distance = Duration::ZERO;
+            drop(distance);
             self.over.notify_waiters();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, SpacingState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn distance(&self) -> Duration {
+        *self.distance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -81,6 +73,7 @@ impl Spacing {
 mod tests {
     use futures::FutureExt as _;
     use futures::future::join_all;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -122,15 +115,29 @@ mod tests {
     async fn a_success_wakes_every_message_that_waits() {
         let spacing = Spacing::default();
         (0..10).for_each(|_| spacing.failed());
+        spacing.turn().await;
         let from = Instant::now();
 
         let (_, ()) = tokio::join!(join_all((0..1000).map(|_| spacing.turn())), async {
-            spacing.turn().now_or_never();
             spacing.succeeded();
         });
 
         assert!(from.elapsed() < Duration::from_millis(1));
         assert!(spacing.turn().now_or_never().is_some());
+    }
+
+    /// A message whose lease ends while it waits must not delay the others.
+    #[tokio::test(start_paused = true)]
+    async fn waits_that_are_dropped_take_no_time() {
+        let spacing = Spacing::default();
+        (0..10).for_each(|_| spacing.failed());
+        let second = Duration::from_secs(1);
+
+        let waits = (0..1000).map(|_| timeout(second, spacing.turn()));
+        let done = join_all(waits).await.into_iter().filter(Result::is_ok).count();
+
+        assert_eq!(done, 5, "one at once, and four in a second");
+        assert!(timeout(MAX_DISTANCE, spacing.turn()).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
