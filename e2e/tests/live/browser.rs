@@ -192,6 +192,16 @@ fn is_installed(program: &str) -> bool {
 
 /// Starts chromedriver on a free port, which it names itself.
 async fn start_driver() -> (Child, String) {
+    // Two that start at the same time may choose the same port. One of them ends.
+    for _ in 0..5 {
+        if let Some(driver) = try_start_driver().await {
+            return driver;
+        }
+    }
+    panic!("chromedriver ended five times");
+}
+
+async fn try_start_driver() -> Option<(Child, String)> {
     let mut command = Command::new("chromedriver");
     command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut driver = command.kill_on_drop(true).spawn().unwrap();
@@ -200,10 +210,10 @@ async fn start_driver() -> (Child, String) {
         let port = line.strip_prefix("ChromeDriver was started successfully on port ");
         if let Some(port) = port {
             let url = format!("http://127.0.0.1:{}", port.trim_end_matches('.'));
-            return (driver, url);
+            return Some((driver, url));
         }
     }
-    panic!("chromedriver ended");
+    None
 }
 
 fn capabilities(screen: Screen, profile: &TempDir) -> serde_json::Map<String, Value> {
