@@ -344,7 +344,7 @@ fn a_broker_is_not_needed_for_ingest_over_http() {
 
     assert!(!over_http.has_mqtt());
     let names: Vec<_> = over_http.memory().iter().map(|share| share.setting).collect();
-    assert_eq!(names, ["process", "http_ingest.max_waiting_bytes"]);
+    assert_eq!(names, ["process", "http_ingest.max_waiting_bytes", "http_ingest.max_waiting"]);
     let said = over_http.explain().unwrap().join("\n");
     assert!(said.contains("http {device_id} -> raw: at least once after an answer"), "{said}");
     assert!(!said.contains("broker"), "{said}");
