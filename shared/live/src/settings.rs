@@ -17,7 +17,7 @@ pub struct Settings {
     /// Services in the order of the flow. Required.
     pub services: Vec<Stage>,
     /// File with the key for the paths `/live` of the services, as in their `http.live_key_file`.
-    /// Without it, these paths answer only if they are on the same machine.
+    /// Without it, these paths answer only on the same machine, and only if the services have no key.
     pub key_file: Option<PathBuf>,
     /// URL of HTTP ingest, such as `http://ingestion:8081`. Without it, the page sends no messages.
     pub ingest_url: Option<String>,
