@@ -72,7 +72,10 @@ async fn replicas_are_added_up_and_one_that_is_away_is_said() {
     assert_eq!((&two["reachable"], &two["ready"]), (&json!(false), &json!(false)));
     assert_ne!(two["waiting_for"][0]["detail"], "", "{state:#}");
     let recent = &state["dead_letters"]["recent"][0];
-    assert_eq!((&recent["id"], &recent["why"]), (&json!("one~i-1"), &json!("Why.")));
+    assert_eq!(
+        (&recent["id"], &recent["why"]),
+        (&json!("one~2026-01-01T00:00:00.000Z~i-1"), &json!("Why."))
+    );
     assert_eq!(recent["replayable"], false, "nothing is set for that");
 }
 

@@ -95,8 +95,7 @@ async fn with_a_key_in_the_settings_every_caller_needs_it() {
     let right = format!("{proxied}X-Api-Key: {KEY}\r\n");
 
     for path in ["/live/dead-letters", "/live/events?tap=true"] {
-        let refused =
-            [(&with, ""), (&with, proxied), (&without, proxied), (&without, &*right)];
+        let refused = [(&with, ""), (&with, proxied), (&without, proxied), (&without, &*right)];
         for (server, header) in refused {
             let answer = status(server, path, header).await;
             assert!(answer.starts_with("HTTP/1.1 403 "), "{path}: {answer}");
