@@ -80,6 +80,20 @@ async fn replicas_are_added_up_and_one_that_is_away_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_without_metrics_is_away() {
+    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+    let service = FakeService::start(|answers| answers.metrics = unavailable).await;
+    let env = TestEnv::start(settings(&[&service]), Limits::default()).await;
+
+    let state = env.open("/live/state").await.until(|_, _| true).await;
+
+    let replica = &state["stages"][0]["replicas"][0];
+    assert_eq!(replica["reachable"], false, "{state:#}");
+    let detail = replica["waiting_for"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("/metrics answers 503"), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lost_hops_are_counted() {
     let hop = |number: u64| format!("event: hop\ndata: {{\"number\":{number}}}\n\n");
     let many: String = (0..5000).map(hop).collect();
