@@ -127,7 +127,7 @@ async fn only_the_own_page_acts_with_the_rights_of_a_viewer() {
     };
 
     assert_eq!(post("origin", "https://example.org").await, StatusCode::FORBIDDEN);
-    assert_eq!(post("host", "example.org").await, StatusCode::FORBIDDEN);
+    assert_eq!(post("host", "example.org").await, StatusCode::MISDIRECTED_REQUEST);
     assert_eq!(post("x-forwarded-for", "10.0.0.1").await, StatusCode::FORBIDDEN);
     assert_eq!(post("origin", &env.url).await, StatusCode::NOT_FOUND, "no ingest_url is set");
     let unknown = env.get("/live/follow").await;
