@@ -178,7 +178,9 @@ async fn replay(
             "dead letters are replayed only with authentication, and if live.dead_letters is set";
         return Err(Problem::new(StatusCode::FORBIDDEN, why).into_response());
     }
-    replaying::replay(&parts, &id).await.map_err(IntoResponse::into_response)?;
+    let replays = parts.replays.clone();
+    let replay = async move { replaying::replay(&parts, &id).await };
+    replays.run(replay).await.map_err(IntoResponse::into_response)?;
     Ok(Json(json!({ "replayed": true })))
 }
 
