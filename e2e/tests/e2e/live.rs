@@ -342,7 +342,7 @@ async fn a_dead_letter_is_shown_with_its_reason_and_replayed() {
     // It is refused again, which is a new dead letter. The old one is gone.
     env.state(OWNER, |state| state["dead_letters"]["total"] == 2).await;
     let (status, problem) =
-        env.post("/live/dead-letters/bigqueries~x/replay", OWNER, json!({})).await;
+        env.post("/live/dead-letters/bigqueries~2026~x/replay", OWNER, json!({})).await;
     assert_eq!(status, StatusCode::NOT_FOUND, "{problem}");
     env.stop().await;
 }

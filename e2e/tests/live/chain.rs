@@ -191,6 +191,9 @@ async fn a_dead_letter_is_shown_and_comes_again_after_its_replay() {
     browser.shows("#announce", "was replayed").await;
     // Its cause remains, so it is refused again.
     browser.shows("#letters-badge", "2").await;
+    let two = "const all = document.querySelectorAll('.letter'); return all.length === 2 \
+               && [...all].filter((one) => one.textContent.includes('Replayed at')).length === 1";
+    until("both letters", async || browser.script(two).await == true).await;
     chain.stop().await;
 }
 

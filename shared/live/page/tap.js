@@ -6,6 +6,8 @@ import { clock, count, plural } from "./format.js";
 
 /** Most samples that are shown. */
 const MAX_ROWS = 100;
+/** Shortest time of a stream that is opened again when the server ends it. */
+const RENEWED_MILLISECONDS = 60_000;
 
 let tap = null;
 let isDrawing = false;
@@ -41,7 +43,12 @@ async function open(device) {
   describe();
   let why = "The server closed the stream.";
   try {
-    await stream(path, { signal: current.abort.signal, onOpen: () => opened(current), onEvent: (name, data) => receive(current, name, data) });
+    let begun;
+    // The server ends each stream after ten minutes, to check the key again.
+    do {
+      begun = Date.now();
+      await stream(path, { signal: current.abort.signal, onOpen: () => opened(current), onEvent: (name, data) => receive(current, name, data) });
+    } while (tap === current && Date.now() - begun > RENEWED_MILLISECONDS);
   } catch (error) {
     why = error instanceof Problem ? `Refused: ${error.message}` : "The connection broke.";
   }

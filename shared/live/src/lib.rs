@@ -14,6 +14,7 @@ mod events;
 mod page;
 mod poll;
 mod replaying;
+mod replays;
 mod replicas;
 mod rights;
 mod routes;
@@ -34,6 +35,7 @@ use tokio::task::JoinSet;
 use web::Reach;
 
 use poll::{Latest, Poller};
+use replays::Replays;
 use replicas::Replicas;
 pub use settings::Settings;
 use watching::Taps;
@@ -55,6 +57,7 @@ struct Parts {
     replicas: Replicas,
     latest: watch::Receiver<Arc<Latest>>,
     taps: Taps,
+    replays: Replays,
     /// Streams of the state that may be opened.
     viewers: Arc<Semaphore>,
     /// Streams of messages that may be opened.
@@ -79,7 +82,9 @@ impl Live {
         let mut tasks = JoinSet::new();
         tasks.spawn(poller.run(news));
         let watchers = Arc::new(Semaphore::new(settings.max_viewers));
-        let parts = Parts { settings, reach, replicas, latest, taps, viewers, watchers, closing };
+        let replays = Replays::new();
+        let parts =
+            Parts { settings, reach, replicas, latest, taps, replays, viewers, watchers, closing };
         Ok(Self { parts, tasks, open })
     }
 
@@ -93,9 +98,10 @@ impl Live {
         page::routes()
     }
 
-    /// Ends all streams, so that the listener can be drained.
+    /// Ends all streams, so that the listener can be drained. Waits for running replays.
     pub async fn shutdown(mut self) {
         drop(self.open);
         self.tasks.shutdown().await;
+        self.parts.replays.finish().await;
     }
 }

@@ -183,7 +183,7 @@ impl Poller {
         let stage = &self.settings.services[index];
         let can_replay = self.settings.dead_letters.is_some() && stage.subscription.is_some();
         for letter in letters {
-            let id = letter_id(&stage.name, &letter.ingest_id);
+            let id = letter_id(&stage.name, &letter.at, &letter.ingest_id);
             let replayable = can_replay && !letter.ingest_id.is_empty();
             let key = (letter.at.clone(), id.clone());
             self.letters.entry(key).or_insert_with(|| LetterState {

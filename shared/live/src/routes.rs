@@ -12,6 +12,7 @@ use axum::{Extension, Json, Router};
 use futures::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use service::caller;
 use tokio::sync::OwnedSemaphorePermit;
 use web::auth::scope;
 use web::{Identity, Problem};
@@ -47,9 +48,14 @@ async fn own_page(request: Request, next: Next) -> Response {
         return denied.into_response();
     }
     let headers = request.headers();
-    // Without credentials, the name in the address bar must lead here by itself.
-    if identity.subject.is_none() && !service::caller::has_local_host(headers) {
-        return refused("without credentials, open the page as localhost or 127.0.0.1");
+    if identity.subject.is_none() {
+        // The name in the address bar must lead here by itself.
+        if !caller::has_local_host(headers) {
+            return refused("without credentials, open the page as localhost or 127.0.0.1");
+        }
+        if caller::is_forwarded(headers) {
+            return refused("without credentials, no proxy may lead here: set up auth");
+        }
     }
     if is_of_other_page(headers) {
         return refused("another page must not use this one");
@@ -172,7 +178,9 @@ async fn replay(
             "dead letters are replayed only with authentication, and if live.dead_letters is set";
         return Err(Problem::new(StatusCode::FORBIDDEN, why).into_response());
     }
-    replaying::replay(&parts, &id).await.map_err(IntoResponse::into_response)?;
+    let replays = parts.replays.clone();
+    let replay = async move { replaying::replay(&parts, &id).await };
+    replays.run(replay).await.map_err(IntoResponse::into_response)?;
     Ok(Json(json!({ "replayed": true })))
 }
 

@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::Faults;
 
-/// Maximum number of viewers.
-const MAX_VIEWERS: usize = 1000;
+/// Maximum number of viewers. A service takes 256, and each viewer may be one of those.
+const MAX_VIEWERS: usize = 250;
 
 /// Live page: the state of the services, messages on their way, and dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -17,7 +17,7 @@ pub struct Settings {
     /// Services in the order of the flow. Required.
     pub services: Vec<Stage>,
     /// File with the key for the paths `/live` of the services, as in their `http.live_key_file`.
-    /// Without it, these paths answer only if they are on the same machine.
+    /// Without it, these paths answer only on the same machine, and only if the services have no key.
     pub key_file: Option<PathBuf>,
     /// URL of HTTP ingest, such as `http://ingestion:8081`. Without it, the page sends no messages.
     pub ingest_url: Option<String>,
@@ -25,7 +25,8 @@ pub struct Settings {
     pub ingest_key_file: Option<PathBuf>,
     /// Dead letters that the page may send again. Without it, it sends none.
     pub dead_letters: Option<Replay>,
-    /// Maximum number of viewers; 1 to 1000. Each may watch messages, too.
+    /// Maximum number of viewers; 1 to 250. Each may watch messages, too. Each service takes 256, from
+    /// all page servers together.
     pub max_viewers: usize,
     /// Samples of messages that a viewer gets in a second; 1 to 100. Each replica sends 10 at most.
     pub sample_rate: u32,
@@ -172,7 +173,7 @@ mod tests {
             key_file: Some("/nowhere".into()),
             ingest_url: Some("ingestion".into()),
             dead_letters: Some(Replay::default()),
-            max_viewers: 0,
+            max_viewers: 251,
             sample_rate: 0,
             ..Settings::default()
         };

@@ -114,7 +114,11 @@ async fn ask_all(
     };
     let (metrics, readiness, letters, status) =
         futures::join!(get("/metrics"), get("/readyz"), get("/live/dead-letters"), status);
-    let (_, metrics) = metrics?;
+    let (answered, metrics) = metrics?;
+    // Numbers of zero would look like a restart.
+    if answered != StatusCode::OK {
+        return Err(format!("/metrics answers {answered}"));
+    }
     let (_, readiness) = readiness?;
     let readiness: Readiness = serde_json::from_str(&readiness)
         .map_err(|error| format!("/readyz is not the one of a service: {error}"))?;

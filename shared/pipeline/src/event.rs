@@ -2,7 +2,7 @@
 
 use std::hash::Hasher;
 
-use message::{Message, Origin, attribute, timestamp, trace};
+use message::{Message, Origin, OriginKind, attribute, timestamp, trace};
 use time::OffsetDateTime;
 
 use crate::hops::{Ids, RecordKind, RecordText};
@@ -58,6 +58,11 @@ pub trait Event: Send + Sync + 'static {
     /// Returns the ids by which people find the event.
     fn ids(&self) -> Ids<'_> {
         Ids::default()
+    }
+
+    /// Returns true if the transform gives the event its ids. Then people see it after the transform.
+    fn lacks_ids(&self) -> bool {
+        self.ids().ingest_id.is_empty()
     }
 
     /// Returns the address of the event's origin, such as an MQTT topic. Empty if it is not known.
@@ -118,14 +123,38 @@ impl Event for Message {
         }
     }
 
+    fn lacks_ids(&self) -> bool {
+        // HTTP ingest gives an id before the transform of ingestion, which adds the route and the device.
+        let is_routed = self.attributes.contains_key(attribute::ROUTE_NAME);
+        let is_http = Origin::of(&self.attributes).kind == OriginKind::Http;
+        self.ids().ingest_id.is_empty() || is_http && !is_routed
+    }
+
     fn origin(&self) -> &str {
         Origin::of(&self.attributes).address
     }
 
     fn show(&self, max_bytes: usize) -> Option<RecordText> {
-        // Only ingestion, whose messages have no id yet, gets what devices send.
-        let is_payload = self.ids().ingest_id.is_empty();
-        let kind = if is_payload { RecordKind::Payload } else { RecordKind::Envelope };
+        // Only ingestion, whose messages have no ids yet, gets what devices send.
+        let kind = if self.lacks_ids() { RecordKind::Payload } else { RecordKind::Envelope };
         Some(RecordText::within(kind, &self.data, max_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_over_http_lacks_its_device_until_it_has_a_route() {
+        let bare = Message::new("{}");
+        let http = bare.clone().with_attribute(attribute::HTTP_SOURCE, "a");
+        let http = http.with_attribute(attribute::INGEST_ID, "i");
+        let routed = http.clone().with_attribute(attribute::ROUTE_NAME, "");
+        let kind = |message: &Message| message.show(9).unwrap().kind;
+
+        assert!(bare.lacks_ids() && http.lacks_ids() && !routed.lacks_ids());
+        assert_eq!([&bare, &http].map(kind), [RecordKind::Payload; 2]);
+        assert_eq!(kind(&routed), RecordKind::Envelope);
     }
 }

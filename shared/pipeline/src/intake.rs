@@ -123,7 +123,7 @@ impl<S: Source<E>, E: Event> Intake<S, E> {
     }
 }
 
-/// Tells the viewers that a message was received. A message without an id gets one by its transform,
+/// Tells the viewers that a message was received. A message without ids gets them by its transform,
 /// and is told then.
 fn show(shown: &Shown, message: &impl Event) {
     if shown.is_new(message) {

@@ -14,9 +14,14 @@ pub(crate) struct Peer(pub SocketAddr);
 /// sends that name as `Host`.
 #[must_use]
 pub fn is_local(peer: SocketAddr, headers: &HeaderMap) -> bool {
+    peer.ip().to_canonical().is_loopback() && !is_forwarded(headers) && has_local_host(headers)
+}
+
+/// Returns true if a proxy has added one of its headers to a request.
+#[must_use]
+pub fn is_forwarded(headers: &HeaderMap) -> bool {
     let of_others = ["forwarded", "x-forwarded-for", "x-real-ip"];
-    let is_forwarded = of_others.iter().any(|name| headers.contains_key(*name));
-    peer.ip().to_canonical().is_loopback() && !is_forwarded && has_local_host(headers)
+    of_others.iter().any(|name| headers.contains_key(*name))
 }
 
 /// Returns true if the header `Host` is a name of this machine itself, or is missing. A web page of

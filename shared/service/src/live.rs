@@ -1,6 +1,7 @@
 //! Paths for people who watch messages: `/live/events` and `/live/dead-letters`.
 //!
-//! They show data of devices. So they answer callers on the same machine, and others only with a key.
+//! They show data of devices. So they ask for the key of `http.live_key_file`. Without that setting, they
+//! answer only callers on the same machine.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -60,7 +61,10 @@ pub(crate) fn routes(
         .with_state(live)
 }
 
-/// Passes callers on the same machine, and those with the key.
+/// Passes callers with the key. Without a key in the settings, it passes those on the same machine.
+///
+/// With a key, callers on the same machine need it, too: one of them may be a proxy that sends no header
+/// of its own.
 async fn guard(
     State(live): State<Live>,
     ConnectInfo(peer): ConnectInfo<Peer>,
@@ -68,13 +72,19 @@ async fn guard(
     next: Next,
 ) -> Response {
     let headers = request.headers();
-    let may_pass = caller::is_local(peer.0, headers)
-        || live.key_file.is_some_and(|file| key::is_given(&file, headers));
+    let (may_pass, why) = match live.key_file {
+        Some(file) => (
+            key::is_given(&file, headers),
+            "answers only with the key of http.live_key_file as X-Api-Key",
+        ),
+        None => (
+            caller::is_local(peer.0, headers),
+            "answers only callers on the same machine: for others, set http.live_key_file",
+        ),
+    };
     if may_pass {
         return next.run(request).await;
     }
-    let why =
-        "answers callers on the same machine, or with the key of http.live_key_file as X-Api-Key";
     problem(StatusCode::FORBIDDEN, why)
 }
 

@@ -139,8 +139,8 @@ pub struct Http {
     /// Port to listen on; 0 takes a free one. The variable `PORT` overrides it.
     pub port: u16,
     /// File with the key for `/live/events` and `/live/dead-letters`, which show data of devices; at
-    /// least 32 characters. It is read at each request. Without it, only callers on the same machine
-    /// are answered there.
+    /// least 32 characters. It is read at each request. With it, all callers need the key. Without
+    /// it, only callers on the same machine are answered there.
     pub live_key_file: Option<PathBuf>,
 }
 

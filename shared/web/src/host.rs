@@ -21,7 +21,7 @@ pub(crate) async fn check(State(reach): State<Reach>, request: Request, next: Ne
         return next.run(request).await;
     }
     let why = "this listener has no authentication, so it answers only to names of this machine: \
-               send `Host: localhost`, or set up authentication";
+               open it as localhost, or set up authentication";
     Problem::new(StatusCode::MISDIRECTED_REQUEST, why).into_response()
 }
 

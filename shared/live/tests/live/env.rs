@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Default)]
 pub(crate) struct Answers {
     pub(crate) guarantees: Vec<String>,
+    /// Status of the metrics.
+    pub(crate) metrics: StatusCode,
     /// Events of a stream, which does not end.
     pub(crate) events: String,
 }
@@ -51,6 +54,7 @@ impl FakeService {
 
 fn routes(answers: Arc<Answers>) -> Router {
     const METRICS: &str = "dataflow_pipeline_received_messages_total{pipeline=\"one\"} 100\n";
+    let metrics = async |State(answers): State<Arc<Answers>>| (answers.metrics, METRICS);
     let status = async |State(answers): State<Arc<Answers>>| {
         Json(json!({ "version": "9.9", "guarantees": answers.guarantees }))
     };
@@ -66,7 +70,7 @@ fn routes(answers: Arc<Answers>) -> Router {
         Body::from_stream(events)
     };
     Router::new()
-        .route("/metrics", get(async || METRICS))
+        .route("/metrics", get(metrics))
         .route("/readyz", get(async || Json(json!({ "ready": true, "conditions": {} }))))
         .route("/status", get(status))
         .route("/live/dead-letters", get(letters))

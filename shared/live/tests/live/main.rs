@@ -72,8 +72,25 @@ async fn replicas_are_added_up_and_one_that_is_away_is_said() {
     assert_eq!((&two["reachable"], &two["ready"]), (&json!(false), &json!(false)));
     assert_ne!(two["waiting_for"][0]["detail"], "", "{state:#}");
     let recent = &state["dead_letters"]["recent"][0];
-    assert_eq!((&recent["id"], &recent["why"]), (&json!("one~i-1"), &json!("Why.")));
+    assert_eq!(
+        (&recent["id"], &recent["why"]),
+        (&json!("one~2026-01-01T00:00:00.000Z~i-1"), &json!("Why."))
+    );
     assert_eq!(recent["replayable"], false, "nothing is set for that");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_without_metrics_is_away() {
+    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+    let service = FakeService::start(|answers| answers.metrics = unavailable).await;
+    let env = TestEnv::start(settings(&[&service]), Limits::default()).await;
+
+    let state = env.open("/live/state").await.until(|_, _| true).await;
+
+    let replica = &state["stages"][0]["replicas"][0];
+    assert_eq!(replica["reachable"], false, "{state:#}");
+    let detail = replica["waiting_for"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("/metrics answers 503"), "{detail}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,6 +128,7 @@ async fn only_the_own_page_acts_with_the_rights_of_a_viewer() {
 
     assert_eq!(post("origin", "https://example.org").await, StatusCode::FORBIDDEN);
     assert_eq!(post("host", "example.org").await, StatusCode::MISDIRECTED_REQUEST);
+    assert_eq!(post("x-forwarded-for", "10.0.0.1").await, StatusCode::FORBIDDEN);
     assert_eq!(post("origin", &env.url).await, StatusCode::NOT_FOUND, "no ingest_url is set");
     let unknown = env.get("/live/follow").await;
     assert_eq!(unknown.status(), StatusCode::BAD_REQUEST);

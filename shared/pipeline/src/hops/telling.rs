@@ -90,9 +90,9 @@ impl Shown {
         Some(owner)
     }
 
-    /// Returns true if the message gets its id by the transform.
+    /// Returns true if the message gets its ids by the transform.
     pub(crate) fn is_new(&self, event: &impl Event) -> bool {
-        let is_new = panics::catch("describe message", || event.ids().ingest_id.is_empty());
+        let is_new = panics::catch("describe message", || event.lacks_ids());
         is_new.unwrap_or_default()
     }
 

@@ -86,7 +86,7 @@ async fn streams_end_with_the_server() {
 }
 
 #[tokio::test]
-async fn a_request_that_comes_through_a_proxy_needs_the_key() {
+async fn with_a_key_in_the_settings_every_caller_needs_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");
     std::fs::write(&file, KEY).unwrap();
@@ -95,12 +95,14 @@ async fn a_request_that_comes_through_a_proxy_needs_the_key() {
     let right = format!("{proxied}X-Api-Key: {KEY}\r\n");
 
     for path in ["/live/dead-letters", "/live/events?tap=true"] {
-        for (server, header) in [(&with, proxied), (&without, proxied), (&without, &*right)] {
+        let refused = [(&with, ""), (&with, proxied), (&without, proxied), (&without, &*right)];
+        for (server, header) in refused {
             let answer = status(server, path, header).await;
             assert!(answer.starts_with("HTTP/1.1 403 "), "{path}: {answer}");
             assert!(answer.contains("content-type: application/problem+json"), "{answer}");
         }
         assert!(status(&with, path, &right).await.starts_with("HTTP/1.1 200 "), "{path}");
+        assert!(status(&without, path, "").await.starts_with("HTTP/1.1 200 "), "{path}");
     }
     let probe = status(&without, "/healthz", proxied).await;
     assert!(probe.starts_with("HTTP/1.1 200 "), "probes need no key: {probe}");

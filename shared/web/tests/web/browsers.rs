@@ -94,7 +94,7 @@ async fn a_page_under_another_name_is_refused_if_nobody_is_asked_for_credentials
     let asked = Answer(guarded.write(get).await.rest().await);
 
     let detail = refused.detail(421);
-    assert!(detail.contains("send `Host: localhost`"), "{detail}");
+    assert!(detail.contains("set up authentication"), "{detail}");
     assert_eq!(asked.code(), 401);
     assert_eq!(open.get("/hello").await.code(), 200);
 }
