@@ -182,6 +182,10 @@ fn failure(error: &bigquery::Failure) -> Failure {
         // The job was cancelled, or reached its time limit.
         (_, "stopped" | "timeout") => Failure::Slow,
         (_, "bytesBilledLimitExceeded") => Failure::Costly,
+        (
+            _,
+            "quotaExceeded" | "rateLimitExceeded" | "jobRateLimitExceeded" | "resourcesExceeded",
+        ) => Failure::Busy(why),
         (404, _) => Failure::Missing(why),
         (403, "accessDenied") => Failure::Denied(why),
         (400, "invalidQuery") => Failure::Differs(why),

@@ -46,6 +46,8 @@ pub enum Failure {
     Slow,
     /// The query would read more than the settings allow.
     Costly,
+    /// A quota or the resources of the server are used up for now. Holds the reason.
+    Busy(String),
     /// The table does not exist. Holds the reason.
     Missing(String),
     /// We may not read the table. Holds the reason.
@@ -63,14 +65,18 @@ impl Failure {
         match self {
             Self::Slow => "it does not answer in time",
             Self::Costly => "a query of it would be billed for too many bytes",
-            Self::Missing(why) | Self::Denied(why) | Self::Differs(why) | Self::Away(why) => why,
+            Self::Busy(why)
+            | Self::Missing(why)
+            | Self::Denied(why)
+            | Self::Differs(why)
+            | Self::Away(why) => why,
         }
     }
 
     /// Returns true if no other query would be answered either.
     #[must_use]
     pub fn is_outage(&self) -> bool {
-        !matches!(self, Self::Slow | Self::Costly)
+        !matches!(self, Self::Slow | Self::Costly | Self::Busy(_))
     }
 }
 

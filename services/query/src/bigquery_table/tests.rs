@@ -114,7 +114,12 @@ fn answers_of_bigquery_say_what_is_wrong() {
     assert_eq!(of(404, "notFound"), Failure::Missing("m".into()));
     assert_eq!(of(403, "accessDenied"), Failure::Denied("m".into()));
     assert_eq!(of(400, "invalidQuery"), Failure::Differs("m".into()));
-    for (status, reason) in [(403, "rateLimitExceeded"), (403, "quotaExceeded"), (503, "")] {
-        assert_eq!(of(status, reason), Failure::Away("m".into()), "{reason}");
+    assert_eq!(of(503, ""), Failure::Away("m".into()));
+    for (status, reason) in
+        [(403, "rateLimitExceeded"), (403, "quotaExceeded"), (400, "resourcesExceeded")]
+    {
+        let busy = of(status, reason);
+        assert_eq!(busy, Failure::Busy("m".into()), "{reason}");
+        assert!(!busy.is_outage(), "other queries may be answered");
     }
 }
