@@ -266,6 +266,9 @@ impl service::Settings for Settings {
     fn variables() -> Vec<Variable> {
         const PORT: Variable =
             Variable { name: "API_SERVICE_PORT", key: "api.port", kind: VariableKind::Value };
-        [&[PORT, bigquery::EMULATOR][..], &Server::VARIABLES].concat()
+        // A file `.env` for all services may have them, though this one asks BigQuery.
+        let kind = VariableKind::ValueUnless("bigquery");
+        let server = Server::VARIABLES.map(|variable| Variable { kind, ..variable });
+        [&[PORT, bigquery::EMULATOR][..], &server].concat()
     }
 }
