@@ -16,6 +16,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// All implementations give the same answer for the same rows: the same rows in the same order, each
 /// with the same text, as far as their types allow. Rows that are there twice are answered once.
+///
+/// One exception is a message that was sent again with the same id and another time. PostgreSQL with
+/// partitions by day answers with both rows, because the time is a part of the key. BigQuery answers
+/// with one, if both times are in the interval.
 pub trait Store: Clone + Send + Sync + 'static {
     /// Returns a page of rows, in the order of their time and id. Values of `asked` are bound to the
     /// query, and never a part of its text.
