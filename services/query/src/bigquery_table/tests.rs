@@ -107,7 +107,8 @@ async fn a_query_is_waited_for_and_read_page_by_page() {
 
 #[tokio::test]
 async fn a_check_has_no_limit_of_bytes() {
-    let (server, table) = PlannedServer::table(vec![rows(0..0, None)], Duration::from_secs(9)).await;
+    let (server, table) =
+        PlannedServer::table(vec![rows(0..0, None)], Duration::from_secs(9)).await;
 
     table.check().await.unwrap();
 
