@@ -112,6 +112,10 @@ fn nowhere(service: &str, env: &FaultEnv) -> anyhow::Result<Value> {
         settings["postgres"]["host"] = HOST.into();
     }
     settings["grace_period"] = humantime(GRACE).into();
+    if service == "ingestion" {
+        // It may not be longer than the grace period.
+        settings["http_ingest"]["timeout"] = humantime(GRACE).into();
+    }
     Ok(settings)
 }
 

@@ -281,9 +281,12 @@ fn with_googles_services_postgres_gets_the_project_and_its_account() {
         account["iam.gke.io/gcp-service-account"],
         "dataflow-postgres@other-project.iam.gserviceaccount.com"
     );
-    let pod = &named(&manifests, &["Deployment"], "postgres")["spec"]["template"]["spec"];
-    let image = pod["containers"][0]["image"].as_str().unwrap();
-    assert!(image.contains("/other-project/dataflow/dataflow-postgres:0.1.0"), "{image}");
+    let registry = "europe-docker.pkg.dev/other-project/dataflow";
+    for service in SERVICES.iter().chain(&["postgres", "query"]) {
+        let workload = named(&manifests, &["StatefulSet", "Deployment"], service);
+        let image = &workload["spec"]["template"]["spec"]["containers"][0]["image"];
+        assert_eq!(*image, format!("{registry}/dataflow-{service}:0.1.0"));
+    }
 }
 
 /// Parses a duration of the settings into whole seconds.

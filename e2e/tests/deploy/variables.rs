@@ -54,7 +54,10 @@ fn sample(variable: &str) -> (&'static str, Value) {
 fn check<T: Settings>(service: &str, file: &Path) {
     let mut of_service: Vec<_> =
         documented().into_iter().filter(|line| line.service == service).collect();
-    let is_above_file = |kind| matches!(kind, VariableKind::Value | VariableKind::Address(_));
+    let is_above_file = |kind| {
+        use VariableKind::{Address, Value, ValueUnless};
+        matches!(kind, Value | ValueUnless(_) | Address(_))
+    };
     let known = T::variables().into_iter().filter(|variable| is_above_file(variable.kind));
     let line = |variable: service::settings::Variable| Line {
         variable: variable.name.to_owned(),

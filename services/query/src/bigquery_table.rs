@@ -43,7 +43,7 @@ pub struct QueryLimits {
     /// Longest duration.
     pub timeout: Duration,
     /// Most bytes that it may be billed for.
-    pub max_bytes_billed: Option<u64>,
+    pub max_bytes_billed: u64,
     /// Location of its job.
     pub location: Option<String>,
 }
@@ -89,9 +89,6 @@ impl BigQueryTable {
         if let Some(location) = &self.limits.location {
             request["location"] = location.as_str().into();
         }
-        if let Some(bytes) = self.limits.max_bytes_billed {
-            request["maximumBytesBilled"] = bytes.to_string().into();
-        }
         request
     }
 
@@ -101,7 +98,9 @@ impl BigQueryTable {
         let deadline = Instant::now() + self.limits.timeout / 10 * 9;
         let left = || deadline.saturating_duration_since(Instant::now()).min(MAX_WAIT);
         let project = &self.table.project;
-        let request = self.request(asked, left());
+        let mut request = self.request(asked, left());
+        // A dry run has no such limit: it costs nothing, and looks at the whole table.
+        request["maximumBytesBilled"] = self.limits.max_bytes_billed.to_string().into();
         let mut answer = api.query(project, &request).await.map_err(|error| failure(&error))?;
         while !answer.job_complete {
             let job = answer.job_reference;
@@ -182,6 +181,10 @@ fn failure(error: &bigquery::Failure) -> Failure {
         // The job was cancelled, or reached its time limit.
         (_, "stopped" | "timeout") => Failure::Slow,
         (_, "bytesBilledLimitExceeded") => Failure::Costly,
+        (
+            _,
+            "quotaExceeded" | "rateLimitExceeded" | "jobRateLimitExceeded" | "resourcesExceeded",
+        ) => Failure::Busy(why),
         (404, _) => Failure::Missing(why),
         (403, "accessDenied") => Failure::Denied(why),
         (400, "invalidQuery") => Failure::Differs(why),

@@ -70,8 +70,8 @@ pub struct BigQuerySettings {
     /// Most queries at a time; 1 to 1000.
     pub max_queries: usize,
     /// Most bytes that one query may be billed for; 10 MiB, the least that Google bills, or more. A
-    /// query that needs more fails without a cost. Left out, there is no limit.
-    pub max_bytes_billed: Option<u64>,
+    /// query that needs more fails without a cost.
+    pub max_bytes_billed: u64,
     /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
     /// Google. Left out, Google's usual endpoint is used. The variable `BIGQUERY_EMULATOR_HOST`
     /// overrides it.
@@ -87,7 +87,7 @@ impl Default for BigQuerySettings {
             dataset: String::new(),
             location: None,
             max_queries: 10,
-            max_bytes_billed: None,
+            max_bytes_billed: 10 << 30,
             endpoint: None,
             credentials: None,
         }
@@ -196,11 +196,9 @@ impl BigQuerySettings {
         let queries = self.max_queries;
         let right = format!("must be 1 to 1000, is {queries}");
         faults.require((1..=1000).contains(&queries), "bigquery.max_queries", right);
-        if let Some(bytes) = self.max_bytes_billed {
-            let right =
-                format!("must be at least {LEAST}, which Google bills at least, is {bytes}");
-            faults.require(bytes >= LEAST, "bigquery.max_bytes_billed", right);
-        }
+        let bytes = self.max_bytes_billed;
+        let right = format!("must be at least {LEAST}, which Google bills at least, is {bytes}");
+        faults.require(bytes >= LEAST, "bigquery.max_bytes_billed", right);
         Login::check("bigquery", self.endpoint.as_ref(), self.credentials, faults);
     }
 }
@@ -268,6 +266,9 @@ impl service::Settings for Settings {
     fn variables() -> Vec<Variable> {
         const PORT: Variable =
             Variable { name: "API_SERVICE_PORT", key: "api.port", kind: VariableKind::Value };
-        [&[PORT, bigquery::EMULATOR][..], &Server::VARIABLES].concat()
+        // A file `.env` for all services may have them, though this one asks BigQuery.
+        let kind = VariableKind::ValueUnless("bigquery");
+        let server = Server::VARIABLES.map(|variable| Variable { kind, ..variable });
+        [&[PORT, bigquery::EMULATOR][..], &server].concat()
     }
 }

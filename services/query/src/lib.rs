@@ -89,7 +89,11 @@ impl Query {
         let mut watchers = JoinSet::new();
         watchers.spawn(async move {
             let check = || async {
-                store::check(&store).await.map_err(|failure| store::told(&store, &failure))
+                match store::check(&store).await {
+                    // The server has answered, and other queries may have room.
+                    Ok(()) | Err(Failure::Busy(_)) => Ok(()),
+                    Err(failure) => Err(store::told(&store, &failure)),
+                }
             };
             condition.watch(check, PAUSES).await;
         });

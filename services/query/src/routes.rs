@@ -77,6 +77,10 @@ fn refusal<S: Store>(api: &Api<S>, failure: &Failure) -> Response {
         api.condition.not_ready(why);
         return unavailable("the database is not available".into());
     }
+    if let Failure::Busy(why) = failure {
+        warn!(why, "a query was not answered");
+        return unavailable("the database has no quota or resources left for the query".into());
+    }
     if *failure == Failure::Costly {
         let detail = "would read more than the server allows; ask for a shorter time";
         let problem = Problem::new(StatusCode::BAD_REQUEST, format!("the query {detail}"));

@@ -16,6 +16,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// All implementations give the same answer for the same rows: the same rows in the same order, each
 /// with the same text, as far as their types allow. Rows that are there twice are answered once.
+///
+/// One exception is a message that was sent again with the same id and another time. PostgreSQL with
+/// partitions by day answers with both rows, because the time is a part of the key. BigQuery answers
+/// with one, if both times are in the interval.
 pub trait Store: Clone + Send + Sync + 'static {
     /// Returns a page of rows, in the order of their time and id. Values of `asked` are bound to the
     /// query, and never a part of its text.
@@ -46,6 +50,8 @@ pub enum Failure {
     Slow,
     /// The query would read more than the settings allow.
     Costly,
+    /// A quota or the resources of the server are used up for now. Holds the reason.
+    Busy(String),
     /// The table does not exist. Holds the reason.
     Missing(String),
     /// We may not read the table. Holds the reason.
@@ -63,14 +69,18 @@ impl Failure {
         match self {
             Self::Slow => "it does not answer in time",
             Self::Costly => "a query of it would be billed for too many bytes",
-            Self::Missing(why) | Self::Denied(why) | Self::Differs(why) | Self::Away(why) => why,
+            Self::Busy(why)
+            | Self::Missing(why)
+            | Self::Denied(why)
+            | Self::Differs(why)
+            | Self::Away(why) => why,
         }
     }
 
     /// Returns true if no other query would be answered either.
     #[must_use]
     pub fn is_outage(&self) -> bool {
-        !matches!(self, Self::Slow | Self::Costly)
+        !matches!(self, Self::Slow | Self::Costly | Self::Busy(_))
     }
 }
 

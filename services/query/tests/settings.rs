@@ -69,6 +69,12 @@ fn exactly_one_store_is_asked() {
     assert_eq!(faults(&[&postgres[..], &[emulator]].concat()), [""; 0], "it may be set for others");
     assert_eq!(faults(&bigquery), [""; 0]);
     assert_eq!(faults(&[&bigquery[..], &[emulator]].concat()), [""; 0]);
+    let shared =
+        [("POSTGRES_HOST", "db"), ("POSTGRES_PASSWORD", "p"), ("POSTGRES_SSLMODE", "disable")];
+    assert_eq!(faults(&[&bigquery[..], &shared].concat()), [""; 0], "they may be set for others");
+    assert_eq!(faults(&[&postgres[..], &shared, &[emulator]].concat()), [""; 0]);
+    let by_others = [("POSTGRES_USER", "u"), ("POSTGRES_DB", "d"), ("POSTGRES_SSLMODE", "disable")];
+    assert_eq!(faults(&[&by_others[..], &[emulator]].concat()), [""; 0], "they make the section");
     let both = faults(&[&postgres[..], &bigquery].concat());
     assert!(both[0].starts_with("postgres: must not be there together with bigquery"), "{both:?}");
     let neither = faults(&[]);

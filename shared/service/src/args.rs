@@ -20,7 +20,7 @@ pub(crate) const CONFIG: &str = "DATAFLOW_CONFIG";
     version,
     after_help = "Variables override the file: DATAFLOW__HTTP__PORT=9090 sets http.port. \
                   DATAFLOW_CONFIG stands for --config, RUST_LOG sets the log level. The file .env of the \
-                  working folder is read, too."
+                  working folder is read, too, except for RUST_LOG."
 )]
 struct Arguments {
     /// Settings in YAML; without it, defaults and DATAFLOW__... variables alone.

@@ -120,6 +120,10 @@ fn run_from<S: Service>(
     };
     logs::name_project(&settings.process().project);
     let is_service = matches!(command, Command::Run);
+    if is_service {
+        let warnings = environment.iter().flat_map(Environment::warnings);
+        warnings.for_each(|warning| warn!("{warning}"));
+    }
     match act(command, actions, make, settings) {
         Ok(()) => 0,
         Err(failure) if is_service => {

@@ -113,6 +113,9 @@ pub enum VariableKind {
     Default,
     /// Value that overrides the file. `DATAFLOW__` variables override it.
     Value,
+    /// [`VariableKind::Value`] of a section that has an alternative: the section of this name. It is
+    /// ignored if the file or a `DATAFLOW__` variable sets the alternative, and not its own section.
+    ValueUnless(&'static str),
     /// Address `host:port`, which becomes a URL with this scheme. It has the precedence of a
     /// [`VariableKind::Value`].
     Address(&'static str),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::time::{sleep, timeout};
 
 use super::Told;
@@ -34,9 +35,9 @@ pub(super) async fn to_an_empty_server(
     if refused.is_err() {
         context.fail(format!("{POSTGRES} is ready at a server that has lost all rows"));
     }
-    let sent_before = sent(env).await;
+    let sent_before = sent(env).await?;
     sleep(lasts).await;
-    let sent_after = sent(env).await;
+    let sent_after = sent(env).await?;
     // Other faults replace processes, which count from 0.
     if context.is_alone && sent_after != sent_before {
         context.fail(format!(
@@ -71,12 +72,21 @@ async fn none_is_ready(env: &FaultEnv) {
     }
 }
 
-/// Returns the rows that the replicas have acknowledged.
-async fn sent(env: &FaultEnv) -> u64 {
+/// Returns the rows that the replicas have acknowledged. A replica that does not answer is asked
+/// again: another fault may have replaced its process.
+async fn sent(env: &FaultEnv) -> anyhow::Result<u64> {
     let mut sum = 0;
     for replica in env.replicas_of(POSTGRES) {
-        let text = replica.ask("metrics", ANSWER_TIMEOUT).await.unwrap_or_default();
+        let answer = timeout(PATIENCE, async {
+            loop {
+                if let Some(text) = replica.ask("metrics", ANSWER_TIMEOUT).await {
+                    return text;
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+        });
+        let text = answer.await.context("ask postgres for its metrics")?;
         sum += Metrics::parse(&text).count(SENT);
     }
-    sum
+    Ok(sum)
 }

@@ -33,7 +33,9 @@ impl PlannedServer {
         let router = Router::new()
             .route(
                 "/bigquery/v2/projects/p/queries",
-                post(async |State(server): State<Self>| server.answer("query".into())),
+                post(async |State(server): State<Self>, Json(asked): Json<Value>| {
+                    server.answer(format!("query of at most {}", asked["maximumBytesBilled"]))
+                }),
             )
             .route("/bigquery/v2/projects/p/queries/{id}", get(results))
             .route(
@@ -99,7 +101,18 @@ async fn a_query_is_waited_for_and_read_page_by_page() {
     assert_eq!(page.rows.len(), 4);
     assert!(page.rows[3].contains("1970-01-01T00:00:00.000003+00:00"), "{:?}", page.rows);
     assert_eq!(page.next.map(|place| place.micros), Some(3));
-    assert_eq!(*server.calls.lock().unwrap(), ["query", "j ", "j a", "j b/c"]);
+    let most = r#"query of at most "10737418240""#;
+    assert_eq!(*server.calls.lock().unwrap(), [most, "j ", "j a", "j b/c"]);
+}
+
+#[tokio::test]
+async fn a_check_has_no_limit_of_bytes() {
+    let (server, table) =
+        PlannedServer::table(vec![rows(0..0, None)], Duration::from_secs(9)).await;
+
+    table.check().await.unwrap();
+
+    assert_eq!(*server.calls.lock().unwrap(), ["query of at most null"]);
 }
 
 #[test]
@@ -114,7 +127,12 @@ fn answers_of_bigquery_say_what_is_wrong() {
     assert_eq!(of(404, "notFound"), Failure::Missing("m".into()));
     assert_eq!(of(403, "accessDenied"), Failure::Denied("m".into()));
     assert_eq!(of(400, "invalidQuery"), Failure::Differs("m".into()));
-    for (status, reason) in [(403, "rateLimitExceeded"), (403, "quotaExceeded"), (503, "")] {
-        assert_eq!(of(status, reason), Failure::Away("m".into()), "{reason}");
+    assert_eq!(of(503, ""), Failure::Away("m".into()));
+    for (status, reason) in
+        [(403, "rateLimitExceeded"), (403, "quotaExceeded"), (400, "resourcesExceeded")]
+    {
+        let busy = of(status, reason);
+        assert_eq!(busy, Failure::Busy("m".into()), "{reason}");
+        assert!(!busy.is_outage(), "other queries may be answered");
     }
 }

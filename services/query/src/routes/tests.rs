@@ -107,6 +107,7 @@ async fn a_request_that_meets_an_outage_makes_the_service_not_ready_at_once() {
         (Failure::Missing("gone".into()), false),
         (Failure::Slow, true),
         (Failure::Costly, true),
+        (Failure::Busy("10.0.0.1: quota".into()), true),
     ] {
         let api = TestApi::new(vec![Err(failure.clone())]);
 
@@ -116,6 +117,8 @@ async fn a_request_that_meets_an_outage_makes_the_service_not_ready_at_once() {
         assert_eq!(state.ready, is_ready, "{failure:?}");
         assert!(is_ready || state.reason.contains("planned"), "{}", state.reason);
         let status = answer.status();
+        let has_time = answer.headers().contains_key(header::RETRY_AFTER);
+        assert_eq!(has_time, status == StatusCode::SERVICE_UNAVAILABLE, "{failure:?}");
         let problem = json(answer).await;
         assert_eq!(problem["status"], status.as_u16());
         assert!(!problem.to_string().contains("10.0.0.1"), "{problem}");

@@ -7,6 +7,20 @@ use std::path::Path;
 /// File with variables, in the working folder.
 const FILE: &str = ".env";
 
+/// Variables that libraries read from the environment of the process. They set nothing in a file.
+const OF_PROCESS_ONLY: [&str; 10] = [
+    "RUST_LOG",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
+
 /// Variables that are set. Each name is in it once.
 #[derive(Debug, Clone, Default)]
 pub struct Environment(Vec<Given>);
@@ -69,6 +83,17 @@ impl Environment {
     /// Returns the text of a variable.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|given| given.name == name).map(|given| given.text.as_str())
+    }
+
+    /// Returns a warning for each variable of the file that has an effect in the environment only.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let is_lost = |given: &&Given| {
+            given.origin == Origin::File && OF_PROCESS_ONLY.contains(&given.name.as_str())
+        };
+        let told = |given: &Given| {
+            format!("{} has no effect; set it in the environment of the process", given.shown())
+        };
+        self.0.iter().filter(is_lost).map(told).collect()
     }
 
     /// Returns all variables.
@@ -187,6 +212,19 @@ mod tests {
         assert_eq!(shown, ["A", "B in .env"]);
         assert_eq!(environment.text("A"), Some("process"));
         assert_eq!(format!("{environment:?}"), "Environment([A (Process), B (File)])");
+    }
+
+    #[test]
+    fn a_variable_of_the_file_without_an_effect_is_told() {
+        let (_folder, file) = file("RUST_LOG=debug\nno_proxy=a\nHTTPS_PROXY=hunter2\nPORT=1");
+
+        let process = [("no_proxy", "b"), ("ALL_PROXY", "c")];
+        let process = process.map(|(name, text)| (name.to_owned(), text.to_owned()));
+        let environment = Environment::with_file(&file, process).unwrap();
+
+        let right = "has no effect; set it in the environment of the process";
+        let expected = ["RUST_LOG", "HTTPS_PROXY"].map(|name| format!("{name} in .env {right}"));
+        assert_eq!(environment.warnings(), expected);
     }
 
     #[test]

@@ -32,13 +32,17 @@ pub fn load<T: Settings>(
 pub fn load_in<T: Settings>(file: Option<&Path>, environment: &Environment) -> Result<T, Faults> {
     let (keys, mut faults) = (Keys::of::<T>(), Faults::default());
     let known = [&OF_PROCESS[..], &T::variables()].concat();
-    let layers = Layers::of(&known, environment, &keys, &mut faults);
+    let mut layers = Layers::of(&known, environment, &keys, &mut faults);
     // These are the service's own defaults, so a key that a section omits keeps its default.
     let defaults = parts::to_value(&T::default()).unwrap_or_default();
     let mut figment = Figment::from(Serialized::defaults(defaults)).merge(&layers.weak);
     if let Some(file) = file {
         figment = figment.merge(YamlExtended::file_exact(file));
     }
+    let meant = figment.clone().merge(&layers.own);
+    layers.leave_alternatives(&known, |section| {
+        meant.find_value(section).is_ok_and(|value| value.to_empty().is_none())
+    });
     figment = figment.merge(&layers.middle).merge(&layers.own).merge(&layers.strong);
     let values: Value = match figment.extract() {
         Ok(values) => values,

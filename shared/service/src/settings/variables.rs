@@ -76,6 +76,18 @@ impl Layers {
         Self { weak, middle, own, strong }
     }
 
+    /// Ignores variables of a section whose alternative is set instead. `is_set` tells whether the
+    /// file or one of our own variables sets a section.
+    pub(super) fn leave_alternatives(&mut self, known: &[Variable], is_set: impl Fn(&str) -> bool) {
+        for Variable { name, key, kind } in known {
+            let VariableKind::ValueUnless(other) = kind else { continue };
+            let section = key.split('.').next().unwrap_or(key);
+            if is_set(other) && !is_set(section) && self.middle.values.remove(*key).is_some() {
+                info!(variable = name, "ignored, because {other} is set and {section} is not");
+            }
+        }
+    }
+
     /// Returns the origin of the value at `key`, if figment found it in this layer.
     pub(super) fn origin(&self, layer: &str, key: &str) -> Option<String> {
         let mut layers = self.all().into_iter();
@@ -117,7 +129,7 @@ impl VariableKind {
     fn layer(self) -> &'static str {
         match self {
             Self::Default => WEAK,
-            Self::Value | Self::Address(_) => MIDDLE,
+            Self::Value | Self::ValueUnless(_) | Self::Address(_) => MIDDLE,
             Self::Override | Self::EmulatorHost => STRONG,
         }
     }
@@ -194,7 +206,10 @@ fn ecosystem(
     let value = match known.kind {
         VariableKind::EmulatorHost => url("http", text),
         VariableKind::Address(scheme) => url(scheme, text),
-        VariableKind::Default | VariableKind::Value | VariableKind::Override => text,
+        VariableKind::Default
+        | VariableKind::Value
+        | VariableKind::ValueUnless(_)
+        | VariableKind::Override => text,
     };
     let mut set = vec![(known.key.to_owned(), (shown.clone(), value))];
     let section = known.key.strip_suffix(".endpoint").filter(|_| is_emulator);
