@@ -202,7 +202,7 @@ pub fn postgres(cloud: &Cloud, server: &Postgres) -> ::postgres::config::Setting
     settings
 }
 
-/// Returns settings of query for the table of [`postgres`].
+/// Returns settings of query for the table of [`postgres()`].
 #[must_use]
 pub fn query(cloud: &Cloud, server: &Postgres) -> ::query::config::Settings {
     let mut settings = ::query::config::Settings::default();
