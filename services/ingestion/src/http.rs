@@ -1,4 +1,4 @@
-//! Ingest over HTTP: `POST /ingest`, and [`grpc`] on the same port. A request is answered once the
+//! Ingest over HTTP: `POST /ingest`, and gRPC on the same port. A request is answered once the
 //! outcome of its messages is known.
 //!
 //! A request passes these steps, each in a file of its own:

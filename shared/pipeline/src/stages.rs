@@ -1,6 +1,6 @@
 //! The three parts of a pipeline: [`Source`], [`Transform`] and [`Sink`].
 //!
-//! All of them work on [`Message`]s, unless they name another [`Event`](crate::Event).
+//! All of them work on [`Message`]s, unless they name another [`Event`].
 
 use std::fmt::Debug;
 use std::future::Future;
