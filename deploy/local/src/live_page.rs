@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use e2e::cloud::Cloud;
 use e2e::hosted::HostedService;
-use e2e::names::{ARCHIVE, DEAD_LETTERS, ENRICH, POSTGRES, ROWS};
+use e2e::names::DEAD_LETTERS;
 use live::Live;
 use live::settings::{Replay, Settings, Stage};
 use pubsub::Endpoint;
@@ -73,17 +73,16 @@ fn settings(services: &[HostedService], cloud: &Cloud) -> Settings {
 
 /// Returns a service with its place in the flow.
 fn stage(service: &HostedService) -> Stage {
-    let (from, subscription) = match service.name {
-        "enrich" => (Some("ingestion"), Some(ENRICH)),
-        "bigqueries" => (Some("enrich"), Some(ROWS)),
-        "icestore" => (Some("enrich"), Some(ARCHIVE)),
-        "postgres" => (Some("enrich"), Some(POSTGRES)),
-        _ => (None, None),
+    let from = match service.name {
+        "enrich" => Some("ingestion"),
+        "bigqueries" | "icestore" | "postgres" => Some("enrich"),
+        _ => None,
     };
+    let report = service.hosted.health().report();
     Stage {
         name: service.name.into(),
         url: format!("http://{}", service.hosted.address()),
         from: from.map(Into::into),
-        subscription: subscription.map(Into::into),
+        subscription: report["settings"]["subscription"]["id"].as_str().map(Into::into),
     }
 }
