@@ -21,23 +21,31 @@ pub(super) struct Admission {
     requests: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     kib: Arc<Semaphore>,
+    /// Share of `kib` that items of streams may have. Requests wait for a short time only, so streams
+    /// must leave room for them.
+    stream_kib: Arc<Semaphore>,
 }
 
 /// Place of a request. It is free again once the request is answered, and all of its messages are
 /// settled.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// An item of a stream has no request.
-    _request: Option<OwnedSemaphorePermit>,
+    /// Right of a request, or the share of an item of a stream.
+    _right: OwnedSemaphorePermit,
     kib: OwnedSemaphorePermit,
 }
 
 impl Admission {
     pub(super) fn new(settings: &HttpIngest) -> Self {
+        let kib = settings.max_waiting_bytes / KIB;
+        // The largest item must fit, too.
+        let largest = usize::try_from(memory(settings.max_body_bytes, 1)).unwrap_or(kib);
+        let stream_kib = (kib / 2).max(largest).min(kib);
         Self {
             requests: Arc::new(Semaphore::new(settings.max_waiting)),
             streams: Arc::new(Semaphore::new(settings.max_waiting)),
-            kib: Arc::new(Semaphore::new(settings.max_waiting_bytes / KIB)),
+            kib: Arc::new(Semaphore::new(kib)),
+            stream_kib: Arc::new(Semaphore::new(stream_kib)),
         }
     }
 
@@ -57,7 +65,7 @@ impl Admission {
             // An error would mean that a semaphore is closed, which nobody does.
             let request = Arc::clone(&self.requests).acquire_owned().await.ok()?;
             let kib = Arc::clone(&self.kib).acquire_many_owned(kib).await.ok()?;
-            Some(Place { _request: Some(request), kib })
+            Some(Place { _right: request, kib })
         };
         timeout(PATIENCE, place).await.ok().flatten().ok_or_else(Refusal::busy)
     }
@@ -76,8 +84,12 @@ impl Admission {
     /// # Errors
     /// Nobody closes the semaphore, so there are none.
     pub(super) async fn wait(&self, bytes: usize) -> Result<Place, Refusal> {
-        let kib = Arc::clone(&self.kib).acquire_many_owned(memory(bytes, 1)).await;
-        Ok(Place { _request: None, kib: kib.map_err(|_closed| Refusal::ending())? })
+        let memory = memory(bytes, 1);
+        let share = Arc::clone(&self.stream_kib).acquire_many_owned(memory).await;
+        let kib = Arc::clone(&self.kib).acquire_many_owned(memory).await;
+        let (share, kib) =
+            share.and_then(|share| Ok((share, kib?))).map_err(|_| Refusal::ending())?;
+        Ok(Place { _right: share, kib })
     }
 }
 
@@ -124,5 +136,23 @@ mod tests {
         large.shrink(10 * KIB, 1);
 
         assert!(admission.admit(1000 * KIB, 29).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_leave_half_of_the_bytes_to_requests() {
+        let settings = HttpIngest {
+            max_body_bytes: 64 * KIB,
+            max_waiting_bytes: 2048 * KIB,
+            ..HttpIngest::default()
+        };
+        let admission = Admission::new(&settings);
+        let items = (0..40).map(|_| admission.wait(60 * KIB));
+        let waiting = timeout(PATIENCE, futures::future::join_all(items));
+        tokio::pin!(waiting);
+
+        let (full, request) = tokio::join!(waiting.as_mut(), admission.admit(500 * KIB, 500 * KIB));
+
+        assert!(full.is_err(), "streams have more items than room");
+        assert!(request.is_ok(), "a request has room beside them");
     }
 }

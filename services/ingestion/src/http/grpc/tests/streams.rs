@@ -95,8 +95,8 @@ async fn a_stream_has_a_bounded_number_of_open_items() {
 async fn bytes_of_open_items_are_bounded_over_all_streams() {
     let mut env = CallEnv::start(|settings| {
         settings.max_body_bytes = 1000;
-        // Ten items with 1 KiB each.
-        settings.max_waiting_bytes = 10 * 1024;
+        // Half of it is for streams: ten items with 1 KiB each.
+        settings.max_waiting_bytes = 20 * 1024;
     })
     .await;
     let (one, _answers) = open(env.client()).await;
