@@ -192,6 +192,21 @@ async fn a_stream_that_is_cut_leaves_nothing_unaccounted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_and_takes_no_acknowledgements_is_cut() {
+    let env = IngestEnv::start(|_, _| {}).await;
+    let (sender, answers) = open(&env).await;
+
+    drop(answers);
+    // It ends when the server cuts the connection, after half a minute.
+    let fed = timeout(PATIENCE, feed(sender, 100_000_000)).await;
+
+    assert!(fed.is_ok(), "the connection is still open");
+    until(async || env.is_idle()).await;
+    assert!(client(&env).await.publish(request(vec![item(1)])).await.is_ok());
+    env.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_under_load_acknowledges_what_was_published() {
     let env = IngestEnv::start(|_, _| {}).await;
     let (sender, mut answers) = open(&env).await;

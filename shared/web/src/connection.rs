@@ -6,6 +6,7 @@ mod protocol;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,7 +14,7 @@ use axum::response::Response;
 use hyper::body::Incoming;
 use service::impatient::Impatient;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tower::Service as _;
 use tracing::debug;
 
@@ -70,6 +71,22 @@ impl Draining {
     }
 }
 
+/// Right to cut the connection of a request, in the extensions of each request over HTTP/2. It is for a
+/// client that takes nothing of an answer: the answer alone cannot end then.
+#[derive(Debug, Clone, Default)]
+pub struct Cut(Arc<Notify>);
+
+impl Cut {
+    /// Cuts the connection, with all of its requests.
+    pub fn now(&self) {
+        self.0.notify_one();
+    }
+
+    async fn asked(&self) {
+        self.0.notified().await;
+    }
+}
+
 /// Parts that all connections of a listener share.
 #[derive(Clone)]
 pub(crate) struct Shared {
@@ -84,7 +101,8 @@ pub(crate) async fn serve(stream: TcpStream, shared: Shared, mut stop: watch::Re
     let Shared { routes, limits, has_http2 } = shared;
     // It is unknown if the other side is gone already.
     let peer = stream.peer_addr().ok().map(|address| Peer(address.ip()));
-    let service = Routes { routes, peer, draining: Draining(stop.clone()) };
+    let draining = Draining(stop.clone());
+    let service = Routes { routes, peer, draining, cut: Cut::default() };
     let mut stream = Impatient::new(stream, limits.write_timeout);
     let protocol = if has_http2 {
         tokio::select! {
@@ -113,6 +131,7 @@ struct Routes {
     routes: Router,
     peer: Option<Peer>,
     draining: Draining,
+    cut: Cut,
 }
 
 impl Routes {
@@ -122,6 +141,7 @@ impl Routes {
     ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
         let extensions = request.extensions_mut();
         extensions.insert(self.draining.clone());
+        extensions.insert(self.cut.clone());
         if let Some(peer) = self.peer {
             extensions.insert(peer);
         }

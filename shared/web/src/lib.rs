@@ -53,7 +53,7 @@ mod server;
 pub mod settings;
 
 pub use auth::{Authenticate, Authenticator, Denied, Identity, Open};
-pub use connection::{Draining, Limits};
+pub use connection::{Cut, Draining, Limits};
 pub use grpc::{Grpc, GrpcCall};
 pub use metrics::Metrics;
 pub use problem::Problem;

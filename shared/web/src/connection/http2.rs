@@ -35,6 +35,7 @@ pub(super) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let streams = Streams::default();
+    let cut = routes.cut.clone();
     let service = service_fn(|request| routes.answer(request));
     let mut builder = http2::Builder::new(streams.clone());
     builder
@@ -51,10 +52,12 @@ pub(super) async fn serve(
         ended = connection.as_mut() => return Ok(ended?),
         () = streams.quiet_for(limits.idle_timeout) => {}
         () = stopped(&mut stop) => {}
+        () = cut.asked() => return Ok(()),
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
         ended = connection.as_mut() => Ok(ended?),
+        () = cut.asked() => Ok(()),
         // A client that does not answer would keep the connection open.
         () = streams.quiet_for(LINGER) => Ok(()),
     }

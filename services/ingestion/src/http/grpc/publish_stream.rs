@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, interval_at, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use web::{Authenticate as _, Authenticator, Denied, Draining, Identity, Limits};
+use web::{Authenticate as _, Authenticator, Cut, Denied, Draining, Identity, Limits};
 
 use super::acks::Acks;
 use super::frames::Frames;
@@ -59,6 +59,7 @@ impl Streams {
         draining: Draining,
         request: Request,
     ) -> Result<Response, Refusal> {
+        let cut = request.extensions().get::<Cut>().cloned().unwrap_or_default();
         let opened = Instant::now();
         let client_deadline = client_timeout(&headers)?.map(|timeout| opened + timeout);
         let trace = headers.get(TRACE_PROPERTY).and_then(|trace| trace.to_str().ok());
@@ -72,7 +73,9 @@ impl Streams {
         let ends = Ends { draining, client_deadline, check };
         let acks = Acks::new(ingest);
         self.spawn(async move {
-            converse(reader, acks, ends, out).await;
+            if converse(reader, acks, ends, out).await == Left::Stalled {
+                cut.now();
+            }
             drop(right);
         });
         Ok(answer(Body::new(StreamBody::new(ReceiverStream::new(frames)))))
@@ -94,8 +97,17 @@ pub(super) async fn publish_stream(
     opened.unwrap_or_else(|refusal| streams.ingest.refuse(refusal))
 }
 
+/// State in which a conversation leaves its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// The stream has ended.
+    Ended,
+    /// The client takes no acknowledgements. What waits for it keeps the stream open.
+    Stalled,
+}
+
 /// Reads items and sends acknowledgements until all is said, or the client has gone.
-async fn converse(reader: Reader, mut acks: Acks, mut ends: Ends, out: Out) {
+async fn converse(reader: Reader, mut acks: Acks, mut ends: Ends, out: Out) -> Left {
     let mut items = pin!(reader.into_items());
     let write_timeout = Limits::default().write_timeout;
     // Status of the stream, once it is known. Then nothing more is read.
@@ -107,22 +119,21 @@ async fn converse(reader: Reader, mut acks: Acks, mut ends: Ends, out: Out) {
         } else if let Some(status) = end.take_if(|_| acks.are_complete()) {
             // An error means that the client has gone.
             let _ = out.send(Ok(Frame::trailers(trailers(&status)))).await;
-            return;
+            return Left::Ended;
         }
         let (has_unsent, has_room) = (acks.has_unsent(), acks.has_room());
         let first_deadline = acks.first_deadline();
         let stalled = unsent_since.map(|since: Instant| since + write_timeout);
         tokio::select! {
             biased;
-            () = out.closed() => return,
+            () = out.closed() => return Left::Ended,
             Ok(room) = out.reserve(), if has_unsent => {
                 room.send(Ok(Frame::data(frame(&acks.take()))));
                 unsent_since = None;
             }
             () = acks.settled() => {}
             () = at(first_deadline) => acks.give_up(),
-            // The client takes no acknowledgements.
-            () = at(stalled) => return,
+            () = at(stalled) => return Left::Stalled,
             status = ends.next(), if end.is_none() => end = Some(status),
             item = items.next(), if end.is_none() && has_room => match item {
                 Some(Ok(item)) => acks.offer(item),
