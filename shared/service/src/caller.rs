@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, header};
 
 /// Address of the other side of a connection.
@@ -24,18 +25,25 @@ pub fn is_forwarded(headers: &HeaderMap) -> bool {
     of_others.iter().any(|name| headers.contains_key(*name))
 }
 
-/// Returns true if the header `Host` is a name of this machine itself, or is missing. A web page of
-/// another place, whose name leads to this machine, sends its own name.
+/// Returns true if each header `Host` is a name of this machine itself, or if there is none. A web page
+/// of another place, whose name leads to this machine, sends its own name.
 #[must_use]
 pub fn has_local_host(headers: &HeaderMap) -> bool {
-    // HTTP/2 has no such header. Browsers speak it only with TLS.
-    let Some(host) = headers.get(header::HOST) else { return true };
-    let Ok(host) = host.to_str() else { return false };
-    let name =
-        host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
-    let name = name.map_or(host, |(name, _)| name).trim_matches(['[', ']']);
-    let address = name.parse::<IpAddr>();
-    address.map_or(name == "localhost", |address| address.to_canonical().is_loopback())
+    let mut hosts =
+        headers.get_all(header::HOST).iter().map(|host| Authority::try_from(host.as_bytes()));
+    hosts.all(|host| host.is_ok_and(|host| is_own_name(host.host())))
+}
+
+/// Returns true if a host without its port is a name or an address of this machine on loopback.
+#[must_use]
+pub fn is_own_name(host: &str) -> bool {
+    let plain = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if let Ok(address) = plain.parse::<IpAddr>() {
+        return address.to_canonical().is_loopback();
+    }
+    // RFC 6761, 6.3: names below `localhost` are loopback, too.
+    let name = plain.strip_suffix('.').unwrap_or(plain).to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 #[cfg(test)]

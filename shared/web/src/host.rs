@@ -4,13 +4,12 @@
 //! browser then takes this listener for the page's own server, so CORS does not protect it. But the
 //! request still has the page's name in `Host`.
 
-use std::net::IpAddr;
-
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::http::uri::Authority;
-use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use service::caller;
 
 use crate::{Problem, Reach};
 
@@ -29,25 +28,13 @@ pub(crate) async fn check(State(reach): State<Reach>, request: Request, next: Ne
 /// browser's.
 fn is_local(request: &Request) -> bool {
     let in_uri = request.uri().authority().map(Authority::host);
-    let headers = request.headers().get_all(header::HOST).iter();
-    let mut headers = headers.map(|host| Authority::try_from(host.as_bytes()));
-    in_uri.is_none_or(is_loopback)
-        && headers.all(|host| host.is_ok_and(|host| is_loopback(host.host())))
-}
-
-fn is_loopback(host: &str) -> bool {
-    let plain = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    if let Ok(address) = plain.parse::<IpAddr>() {
-        return address.to_canonical().is_loopback();
-    }
-    // RFC 6761, 6.3: names below `localhost` are loopback, too.
-    let name = plain.strip_suffix('.').unwrap_or(plain).to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost")
+    in_uri.is_none_or(caller::is_own_name) && caller::has_local_host(request.headers())
 }
 
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
+    use axum::http::header;
 
     use super::*;
 
