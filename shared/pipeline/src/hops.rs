@@ -15,11 +15,11 @@ use time::OffsetDateTime;
 use time::format_description::FormatItem;
 use time::macros::format_description;
 
-mod letters;
+mod dead_letters;
 mod telling;
 mod viewers;
 
-pub use letters::RecentLetter;
+pub use dead_letters::RecentDeadLetter;
 pub(crate) use telling::{Owner, Shown, Told};
 pub use viewers::{Filter, Hops, TooManyViewers, Viewer};
 

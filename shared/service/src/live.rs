@@ -90,7 +90,7 @@ async fn guard(
 
 /// Returns the last dead letters, the newest first.
 async fn dead_letters(State(live): State<Live>) -> Response {
-    Json(live.context.registry.hops().letters()).into_response()
+    Json(live.context.registry.hops().dead_letters()).into_response()
 }
 
 /// Sends the steps of messages until the caller leaves.

@@ -14,7 +14,7 @@ pub(super) const MAX_PAYLOAD_BYTES: usize = 4 * 1024;
 
 /// A dead letter that was written lately.
 #[derive(Debug, Clone, Serialize)]
-pub struct RecentLetter {
+pub struct RecentDeadLetter {
     /// Name of the pipeline.
     pub stage: &'static str,
     /// Reason why the message can never succeed.
@@ -38,10 +38,10 @@ pub struct RecentLetter {
 
 /// Dead letters in the order in which they came.
 #[derive(Debug, Default)]
-pub(super) struct RecentLetters(VecDeque<RecentLetter>);
+pub(super) struct RecentDeadLetters(VecDeque<RecentDeadLetter>);
 
-impl RecentLetters {
-    pub(super) fn keep(&mut self, letter: RecentLetter) {
+impl RecentDeadLetters {
+    pub(super) fn keep(&mut self, letter: RecentDeadLetter) {
         if self.0.len() == KEPT {
             self.0.pop_front();
         }
@@ -49,7 +49,7 @@ impl RecentLetters {
     }
 
     /// Returns all, the newest first.
-    pub(super) fn all(&self) -> Vec<RecentLetter> {
+    pub(super) fn all(&self) -> Vec<RecentDeadLetter> {
         self.0.iter().rev().cloned().collect()
     }
 }

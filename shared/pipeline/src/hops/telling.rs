@@ -2,7 +2,9 @@
 
 use time::OffsetDateTime;
 
-use super::letters::{MAX_PAYLOAD_BYTES, RecentLetter};
+use tracing::warn;
+
+use super::dead_letters::{MAX_PAYLOAD_BYTES, RecentDeadLetter};
 use super::{Hop, HopStep, Hops, Ids, RecordText, WaitingBytes};
 use crate::{DeadLetter, Event, panics};
 
@@ -117,13 +119,25 @@ impl Shown {
         });
     }
 
-    /// Keeps a dead letter, and tells the viewers.
+    /// Keeps a dead letter, and tells the viewers. A panic of the message's own code must not change
+    /// what becomes of the message, which is durable in the dead letters.
     pub(crate) fn dead_lettered<'a, E: Event>(
         &self,
-        letter: &DeadLetter<'a, E>,
+        dead_letter: &DeadLetter<'a, E>,
         ids: impl FnOnce() -> Ids<'a>,
     ) {
-        let DeadLetter { reason, ref detail, message: event, .. } = *letter;
+        let shown = panics::catch("show dead letter", || self.show_dead_letter(dead_letter, ids));
+        if let Err(error) = shown {
+            warn!(error = format!("{error:#}"), "viewers do not see a dead letter");
+        }
+    }
+
+    fn show_dead_letter<'a, E: Event>(
+        &self,
+        dead_letter: &DeadLetter<'a, E>,
+        ids: impl FnOnce() -> Ids<'a>,
+    ) {
+        let DeadLetter { reason, ref detail, message: event, .. } = *dead_letter;
         let ids = panics::catch("describe message", ids).unwrap_or_default();
         if self.is_watched() {
             let owner = Owner::of(event, &ids, self.source.as_deref());
@@ -136,7 +150,7 @@ impl Shown {
             });
         }
         let record = panics::catch("describe message", || event.show(MAX_PAYLOAD_BYTES));
-        self.hops.keep(RecentLetter {
+        self.hops.keep(RecentDeadLetter {
             stage: self.stage,
             reason: reason.as_str(),
             why: reason.about(),

@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::letters::{RecentLetter, RecentLetters};
+use super::dead_letters::{RecentDeadLetter, RecentDeadLetters};
 use super::{Hop, HopStep, Ids, WaitingBytes};
 
 /// Maximum number of viewers of a process.
@@ -76,7 +76,7 @@ struct Inner {
     is_watched: AtomicBool,
     /// Replaced as a whole, so that the lock is held for a moment only.
     viewers: Mutex<Arc<[Arc<Watcher>]>>,
-    letters: Mutex<RecentLetters>,
+    dead_letters: Mutex<RecentDeadLetters>,
     waiting_bytes: Arc<AtomicUsize>,
     owned_bytes: Arc<AtomicUsize>,
     dropped: Counter,
@@ -145,8 +145,8 @@ impl Hops {
 
     /// Returns the last dead letters, the newest first.
     #[must_use]
-    pub fn letters(&self) -> Vec<RecentLetter> {
-        lock(&self.0.letters).all()
+    pub fn dead_letters(&self) -> Vec<RecentDeadLetter> {
+        lock(&self.0.dead_letters).all()
     }
 
     /// Registers the metric with the prefix `dataflow_live`.
@@ -156,8 +156,8 @@ impl Hops {
         registry.register("dropped_hops", help, self.0.dropped.clone());
     }
 
-    pub(super) fn keep(&self, letter: RecentLetter) {
-        lock(&self.0.letters).keep(letter);
+    pub(super) fn keep(&self, letter: RecentDeadLetter) {
+        lock(&self.0.dead_letters).keep(letter);
     }
 
     /// Returns true if some viewer may want to see a message with these ids.

@@ -99,7 +99,7 @@ async fn the_last_dead_letters_are_kept_although_nobody_watches() {
     env.push_all(all);
     env.pass(seconds(5)).await;
 
-    let kept = env.metrics.hops.letters();
+    let kept = env.metrics.hops.dead_letters();
     let ids: Vec<_> = kept.iter().map(|letter| letter.message_id.clone()).collect();
     let expected: Vec<_> = (5..25).rev().map(|index| index.to_string()).collect();
     assert_eq!(ids, expected, "the newest first");
