@@ -248,27 +248,8 @@ fn empty(settings: &Settings, index: usize) -> StageState {
         (Some(_), true) => Kind::Transform,
         (Some(_), false) => Kind::Sink,
     };
-    StageState {
-        name: stage.name.clone(),
-        kind,
-        from: stage.from.clone(),
-        replicas: Vec::new(),
-        received_per_second: 0.0,
-        sent_per_second: 0.0,
-        in_flight: 0,
-        backlog: None,
-        oldest_seconds: 0.0,
-        received: 0,
-        sent: 0,
-        skipped: 0,
-        dead_lettered: 0,
-        dropped: 0,
-        nacked: 0,
-        latency: None,
-        slowest: false,
-        guarantees: Vec::new(),
-        trend: <_>::default(),
-    }
+    let (name, from) = (stage.name.clone(), stage.from.clone());
+    StageState { name, kind, from, ..StageState::default() }
 }
 
 /// Returns the time in RFC 3339 with three digits after the second.

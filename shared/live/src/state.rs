@@ -21,7 +21,7 @@ pub(crate) struct State {
 }
 
 /// State of a service.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct StageState {
     pub name: String,
     pub kind: Kind,
@@ -47,9 +47,10 @@ pub(crate) struct StageState {
 }
 
 /// Place of a service in the flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
+    #[default]
     Source,
     Transform,
     Sink,
@@ -189,27 +190,7 @@ mod tests {
     use super::*;
 
     fn stage(trend: Trend) -> StageState {
-        StageState {
-            name: String::new(),
-            kind: Kind::Transform,
-            from: None,
-            replicas: Vec::new(),
-            received_per_second: 0.0,
-            sent_per_second: 10.0,
-            in_flight: 0,
-            backlog: None,
-            oldest_seconds: 0.0,
-            received: 0,
-            sent: 0,
-            skipped: 0,
-            dead_lettered: 0,
-            dropped: 0,
-            nacked: 0,
-            latency: None,
-            slowest: false,
-            guarantees: Vec::new(),
-            trend,
-        }
+        StageState { sent_per_second: 10.0, trend, ..StageState::default() }
     }
 
     fn slowest<const N: usize>(trends: [(f64, f64); N]) -> Option<usize> {
