@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Semaphore, watch};
 
 /// Bounds the messages and bytes that are received but not yet settled.
@@ -21,6 +22,8 @@ pub struct InFlight {
 struct Room {
     messages: Semaphore,
     bytes: Semaphore,
+    /// Metric of the messages in flight. A share counts itself, so no caller can forget it.
+    in_flight: Gauge,
 }
 
 /// A message's share of the bound. Dropping it returns the share.
@@ -43,17 +46,19 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.release_bytes();
         self.room.messages.add_permits(1);
+        self.room.in_flight.dec();
     }
 }
 
 impl InFlight {
-    /// Creates a bound of this many messages and bytes. Both must be at least 1.
+    /// Creates a bound of this many messages and bytes, and keeps a metric of the messages. Both bounds
+    /// must be at least 1.
     #[must_use]
-    pub fn new(max_messages: usize, max_bytes: usize) -> Self {
+    pub fn new(max_messages: usize, max_bytes: usize, in_flight: Gauge) -> Self {
         // The semaphore counts in `u32`. A small process has no use for more than 4 GiB in flight.
         let max_bytes = max_bytes.min(u32::MAX as usize);
         let (messages, bytes) = (Semaphore::new(max_messages), Semaphore::new(max_bytes));
-        let room = Arc::new(Room { messages, bytes });
+        let room = Arc::new(Room { messages, bytes, in_flight });
         Self { room, max_messages, max_bytes, starved: watch::Sender::new(()) }
     }
 
@@ -66,7 +71,7 @@ impl InFlight {
     /// Never: the semaphores are never closed.
     pub async fn admit(&self, size: usize) -> Permit {
         let size = u32::try_from(size.min(self.max_bytes)).unwrap_or(u32::MAX);
-        let Room { messages, bytes } = &*self.room;
+        let Room { messages, bytes, in_flight } = &*self.room;
         if messages.available_permits() == 0 || bytes.available_permits() < size as usize {
             self.call_for_room();
         }
@@ -74,6 +79,7 @@ impl InFlight {
         let share = bytes.acquire_many(size).await.expect("the semaphore is never closed");
         message.forget();
         share.forget();
+        in_flight.inc();
         Permit { room: Arc::clone(&self.room), bytes: size }
     }
 
@@ -213,7 +219,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_bound_admits_after_a_permit_is_dropped() {
-        let bound = InFlight::new(1, 100);
+        let bound = InFlight::new(1, 100, Gauge::default());
         let starved = bound.starved();
         let first = bound.admit(1000).await;
 
@@ -235,7 +241,7 @@ mod tests {
             (9, 0, 10, true),
             (0, 100, 10, true),
         ] {
-            let bound = InFlight::new(messages, bytes);
+            let bound = InFlight::new(messages, bytes, Gauge::default());
             // A bound of 9 bytes would treat a message of 10 bytes like one of 9.
             let bound = InFlight { max_bytes: 100, ..bound };
             let starved = bound.starved();
@@ -253,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_can_be_given_back_before_the_message() {
-        let bound = InFlight::new(2, 100);
+        let bound = InFlight::new(2, 100, Gauge::default());
         let mut permit = bound.admit(60).await;
 
         permit.release_bytes();

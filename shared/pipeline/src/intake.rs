@@ -174,7 +174,6 @@ async fn hand_over<E: Event>(
     let (message, settlement) = delivery.into_parts();
     let unacked = metrics.oldest_unacked.track(message.publish_time());
     let permit = in_flight.admit(message.size()).await;
-    metrics.in_flight.set(i64::try_from(in_flight.messages()).unwrap_or(i64::MAX));
     let first_seen = OffsetDateTime::now_utc();
     let handle = AckHandle {
         settlement,

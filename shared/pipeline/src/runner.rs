@@ -170,6 +170,8 @@ impl<So, T, S, D> Pipeline<So, T, S, D> {
             source: self.source.name(),
         };
         let write_timeout = self.sink.attempt_timeout(limits.attempt_timeout);
+        let gauge = self.metrics.in_flight.clone();
+        let in_flight = InFlight::new(limits.max_messages_in_flight, max_bytes, gauge);
         let shared = Arc::new(Shared {
             service: self.service,
             transform: self.transform,
@@ -177,7 +179,7 @@ impl<So, T, S, D> Pipeline<So, T, S, D> {
             dead_letters: self.dead_letters,
             metrics: self.metrics,
             shown,
-            in_flight: Arc::new(InFlight::new(limits.max_messages_in_flight, max_bytes)),
+            in_flight: Arc::new(in_flight),
             memory: Arc::new(MemoryBudget::new(limits.max_batch_memory)),
             outage: Outage::default(),
             dead_letter_outage: Outage::default(),

@@ -43,11 +43,6 @@ impl<T, S, D> Shared<T, S, D> {
             warn!(error = format!("{later:#}"), "failed again while going down");
         }
     }
-
-    pub(crate) fn gauge(&self) {
-        let in_flight = i64::try_from(self.in_flight.messages()).unwrap_or(i64::MAX);
-        self.metrics.in_flight.set(in_flight);
-    }
 }
 
 /// Outages of the destination: the current one and the last failure.

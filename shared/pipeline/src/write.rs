@@ -323,7 +323,6 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
             sent += 1;
         }
         self.shared.metrics.sent.inc_by(sent);
-        self.shared.gauge();
         self.dead_letter_all(refused).await;
     }
 
@@ -375,7 +374,6 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
         entries.iter().for_each(|entry| entry.show_nack(shown, reason));
         let keyed = entries.iter().filter_map(Entry::keyed).collect();
         entries.into_iter().for_each(Entry::nack);
-        self.shared.gauge();
         keyed
     }
 }

@@ -76,7 +76,6 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
             && let Some(delayed) = self.delayed_nacks.pop_front()
         {
             delayed.entry.nack();
-            self.shared.gauge();
         }
     }
 

@@ -138,7 +138,6 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
                 Metrics::count_reason(&metrics.dead_lettered, reason, 1);
                 shared.shown.dead_lettered(&dead_letter, || dead_letters.ids(&dead_letter));
                 entry.handle.settlement.settle(Disposition::DeadLettered(reason));
-                shared.gauge();
                 Ok(())
             }
             Err(error) => {

@@ -225,6 +225,20 @@ async fn a_dead_letter_that_cannot_be_written_is_no_ack() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_in_flight_after_the_last_message_however_it_ends() {
+    for kind in [Kind::Refused, Kind::Skipped, Kind::Good] {
+        for dead_letters in [Policy::Write(Faults::none()), Policy::Drop] {
+            let env = Parts { dead_letters, ..eager() }.start();
+
+            env.push_all([bad(kind, message("1"))]);
+            env.pass(seconds(1)).await;
+
+            assert_eq!(env.metrics.in_flight.get(), 0, "{kind:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_refused_dead_letters_make_few_attempts() {
     let dead_letters = Policy::Write(Faults::always(Fault::Retryable));
     let env = Parts { dead_letters, ..eager() }.start();
