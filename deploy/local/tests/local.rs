@@ -135,3 +135,60 @@ async fn local_mode_takes_messages_over_http_too() {
     // Those of the devices, and the one over HTTP.
     assert_eq!(rows.split_whitespace().nth(1), Some("21"), "{said}");
 }
+
+/// Reads the first state of the live page.
+async fn state(client: &reqwest::Client, page: &str) -> Value {
+    let mut answer = client.get(format!("{page}/live/state")).send().await.unwrap();
+    let mut text = String::new();
+    loop {
+        let chunk = timeout(PATIENCE, answer.chunk()).await.unwrap().unwrap().unwrap();
+        text.push_str(std::str::from_utf8(&chunk).unwrap());
+        let event = text.split_once("\n\n").map(|(event, _)| event);
+        let data =
+            event.and_then(|event| event.lines().find_map(|line| line.strip_prefix("data: ")));
+        if let Some(data) = data {
+            return serde_json::from_str(data).unwrap();
+        }
+    }
+}
+
+/// Waits until the page shows this many dead letters, and returns them.
+async fn dead_letters(client: &reqwest::Client, page: &str, count: usize) -> Vec<Value> {
+    let shown = async {
+        loop {
+            let state = state(client, page).await;
+            let recent = state["dead_letters"]["recent"].as_array().unwrap().clone();
+            if recent.len() >= count {
+                return recent;
+            }
+        }
+    };
+    timeout(PATIENCE, shown).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_dead_letter_of_the_profile_engine_is_replayed_from_the_page() {
+    let folder = folder();
+    let data = format!("--data-dir={}", folder.path().join("data").display());
+    let mut run = Run::start(&["--profile=engine", "--query-port=0", "--messages=5", &data]);
+    let page = run.address("Live  ").await;
+    let url = run.address("HTTP  ").await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+
+    let item = r#"{"sourceId":"abc","payload":{"temperature":"warm"}}"#;
+    let post = client.post(&url).header("content-type", "application/json").body(item);
+    assert_eq!(post.send().await.unwrap().status(), 202);
+    let first = dead_letters(&client, &page, 1).await;
+    let id = first[0]["id"].as_str().unwrap();
+    let replay = client.post(format!("{page}/live/dead-letters/{id}/replay"));
+    let answer = replay.send().await.unwrap();
+    let status = answer.status();
+    assert_eq!(status, 200, "{}", answer.text().await.unwrap());
+    // It is refused again, which is another dead letter.
+    let both = dead_letters(&client, &page, 2).await;
+    run.interrupt().await;
+    run.end().await;
+
+    assert_eq!((&both[0]["stage"], &both[1]["stage"]), (&"postgres".into(), &"postgres".into()));
+    assert_ne!(both[0]["id"], both[1]["id"]);
+}
