@@ -30,9 +30,9 @@ const MERGE: &str = "INSERT INTO written SELECT * FROM staged ON CONFLICT (inges
 /// Length of the text in each row.
 const REST_BYTES: usize = 900;
 
-/// Way in which a batch is written.
+/// Method in which a batch is written.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+enum Method {
     Statement,
     Copy,
 }
@@ -45,7 +45,7 @@ struct Columns {
     rests: Vec<String>,
 }
 
-/// Cost of one way.
+/// Cost of one method.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
     rows_per_second: f64,
@@ -59,8 +59,8 @@ pub(super) async fn measure(rows: u64, repeats: usize) -> anyhow::Result<()> {
         let (mut statement, mut copy) = (Vec::new(), Vec::new());
         for _ in 0..repeats {
             // Each way has a server of its own, so neither pays for the rows of the other.
-            statement.push(cost(Way::Statement, rows, size).await?);
-            copy.push(cost(Way::Copy, rows, size).await?);
+            statement.push(cost(Method::Statement, rows, size).await?);
+            copy.push(cost(Method::Copy, rows, size).await?);
         }
         let (statement, copy) = (median(statement), median(copy));
         for (name, cost) in [("statement", statement), ("COPY and merge", copy)] {
@@ -81,7 +81,7 @@ fn median(mut costs: Vec<Cost>) -> Cost {
     costs[costs.len() / 2]
 }
 
-async fn cost(way: Way, rows: u64, size: usize) -> anyhow::Result<Cost> {
+async fn cost(method: Method, rows: u64, size: usize) -> anyhow::Result<Cost> {
     let server = Postgres::start_with(&SERVER, |_| Ok(())).await?;
     server.run(&format!("CREATE TABLE written ({TABLE})")).await?;
     let client = server.client().await?;
@@ -93,9 +93,9 @@ async fn cost(way: Way, rows: u64, size: usize) -> anyhow::Result<Cost> {
     while first < rows {
         let batch = Columns::new(first, size);
         let (started, before) = (Instant::now(), cpu_time(pid)?);
-        match way {
-            Way::Statement => insert(&client, &batch).await?,
-            Way::Copy => copy(&client, &batch).await?,
+        match method {
+            Method::Statement => insert(&client, &batch).await?,
+            Method::Copy => copy(&client, &batch).await?,
         }
         taken += started.elapsed();
         cpu += cpu_time(pid)? - before;

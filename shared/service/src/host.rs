@@ -161,7 +161,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::scripted::{Example, SECOND, Scripted, Trouble};
+    use crate::scripted::{SECOND, Scripted, ScriptedSettings, Trouble};
     use crate::settings::ProcessSettings;
 
     /// Maximum wait for an expected event.
@@ -186,7 +186,7 @@ mod tests {
         let http = crate::Http { host: "127.0.0.1".into(), port: 0, ..crate::Http::default() };
         let grace_period = Duration::from_secs(3600);
         let process = ProcessSettings { http, grace_period, ..ProcessSettings::default() };
-        let settings = Example { process };
+        let settings = ScriptedSettings { process };
         Hosted::start(Scripted { trouble, second, settings }).await.unwrap()
     }
 
@@ -356,7 +356,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn two_pipelines_drain_side_by_side_within_one_grace_period() {
         let trouble = Trouble::WriteNeverEnds;
-        let settings = Example::default();
+        let settings = ScriptedSettings::default();
         let (service, context) =
             (Scripted { trouble, second: Some(trouble), settings }, Context::default());
         let running = service.start(&context).await.unwrap();

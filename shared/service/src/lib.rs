@@ -288,12 +288,15 @@ fn named(error: anyhow::Error, pipeline: &str, pipelines: usize) -> anyhow::Erro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::{Example, Scripted, Trouble};
+    use crate::scripted::{Scripted, ScriptedSettings, Trouble};
 
     #[tokio::test]
     async fn a_part_beside_the_pipeline_is_drained_with_it() {
-        let scripted =
-            Scripted { trouble: Trouble::None, settings: Example::default(), second: None };
+        let scripted = Scripted {
+            trouble: Trouble::None,
+            settings: ScriptedSettings::default(),
+            second: None,
+        };
         let running = scripted.start(&Context::default()).await.unwrap();
         let (told, drained) = tokio::sync::oneshot::channel();
         let running = running.with_drain(async |grace| told.send(grace).unwrap());

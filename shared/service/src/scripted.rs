@@ -62,12 +62,12 @@ pub(crate) enum Trouble {
 /// Settings of the scripted service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
-pub(crate) struct Example {
+pub(crate) struct ScriptedSettings {
     #[schemars(flatten)]
     pub process: ProcessSettings,
 }
 
-impl Settings for Example {
+impl Settings for ScriptedSettings {
     fn check(&self, _: &mut Faults) {}
 
     fn process(&self) -> &ProcessSettings {
@@ -84,15 +84,15 @@ pub(crate) struct Scripted {
     pub trouble: Trouble,
     /// Fault of a second pipeline, if there is one.
     pub second: Option<Trouble>,
-    pub settings: Example,
+    pub settings: ScriptedSettings,
 }
 
 impl Service for Scripted {
     const NAME: &'static str = "scripted";
 
-    type Settings = Example;
+    type Settings = ScriptedSettings;
 
-    fn settings(&self) -> &Example {
+    fn settings(&self) -> &ScriptedSettings {
         &self.settings
     }
 

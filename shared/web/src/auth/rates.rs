@@ -30,10 +30,10 @@ pub enum Client<'a> {
 
 /// Limits on the speed of each client. Clones share their counts.
 #[derive(Debug, Clone)]
-pub struct RateLimiter(Arc<Shared>);
+pub struct RateLimiter(Arc<Buckets>);
 
 #[derive(Debug)]
-struct Shared {
+struct Buckets {
     requests: Option<Rate>,
     bytes: Option<Rate>,
     /// Hashes have a secret seed, so nobody can choose to share a bucket. All are of one size.
@@ -107,7 +107,7 @@ impl RateLimiter {
             .map(|rate| Rate::new(rate.into(), settings.burst_requests.map(u64::from)));
         let bytes = settings.bytes_per_second.map(|rate| Rate::new(rate, settings.burst_bytes));
         (requests.is_some() || bytes.is_some()).then(|| {
-            Self(Arc::new(Shared {
+            Self(Arc::new(Buckets {
                 requests,
                 bytes,
                 hashes: RandomState::new(),
@@ -128,7 +128,7 @@ impl RateLimiter {
     }
 
     fn count(&self, key: Key) -> Result<(), Denied> {
-        let Shared { requests, bytes, .. } = *self.0;
+        let Buckets { requests, bytes, .. } = *self.0;
         let now = Instant::now();
         self.with_usage(key, |usage| {
             if let Some(rate) = requests {

@@ -22,8 +22,8 @@ pub(super) struct Acks {
     ingest: Arc<Ingest>,
     /// Items without an outcome, by number. The first one has the first deadline.
     open: BTreeMap<u64, Open>,
-    outcomes: mpsc::Receiver<Settled>,
-    sender: mpsc::Sender<Settled>,
+    outcomes: mpsc::Receiver<StreamOutcome>,
+    sender: mpsc::Sender<StreamOutcome>,
     /// Acknowledgements that are not sent yet.
     unsent: Vec<Ack>,
 }
@@ -34,7 +34,7 @@ struct Open {
 }
 
 /// Outcome of a message.
-struct Settled {
+struct StreamOutcome {
     sequence: u64,
     disposition: Disposition,
 }
@@ -43,7 +43,7 @@ struct Settled {
 struct StreamReply {
     sequence: u64,
     deadline: Instant,
-    stream: mpsc::Sender<Settled>,
+    stream: mpsc::Sender<StreamOutcome>,
     /// The message is in memory until it is settled, even if its client has gone.
     _place: Place,
 }
@@ -52,7 +52,7 @@ impl Settle for StreamReply {
     fn settle(self: Box<Self>, disposition: Disposition) {
         // An error means that the client has gone. There is room for every item with a client. Items
         // that were given up may take some of it: then the outcome comes by its deadline.
-        let _ = self.stream.try_send(Settled { sequence: self.sequence, disposition });
+        let _ = self.stream.try_send(StreamOutcome { sequence: self.sequence, disposition });
     }
 
     fn is_current(&self) -> bool {
@@ -114,7 +114,7 @@ impl Acks {
         }
     }
 
-    fn take_settled(&mut self, Settled { sequence, disposition }: Settled) {
+    fn take_settled(&mut self, StreamOutcome { sequence, disposition }: StreamOutcome) {
         // An item that was given up before is not known any more.
         if let Some(Open { id, .. }) = self.open.remove(&sequence) {
             self.tell(sequence, outcome_of(id, disposition));
