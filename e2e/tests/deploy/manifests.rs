@@ -338,6 +338,29 @@ fn pods_have_no_rights_that_they_do_not_need() {
 }
 
 #[test]
+fn a_disruption_takes_one_replica_at_a_time_and_pods_are_reached_for_scrapes_alone() {
+    let Some(text) = rendered("gcp") else { return };
+    let manifests = manifests(&text);
+    let way = named(&manifests, &["NetworkPolicy"], "services");
+    let selected = way["spec"]["podSelector"]["matchLabels"].as_object().unwrap();
+    assert_eq!(way["spec"]["policyTypes"], serde_json::json!(["Ingress", "Egress"]));
+    for service in SERVICES {
+        let workload = named(&manifests, &["StatefulSet", "Deployment"], service);
+        let labels = &workload["spec"]["template"]["metadata"]["labels"];
+        let is_selected = |(name, value): (&String, &Value)| &labels[name] == value;
+
+        let budget = &named(&manifests, &["PodDisruptionBudget"], service)["spec"];
+        let budgeted = budget["selector"]["matchLabels"].as_object().unwrap();
+        assert_eq!(budget["maxUnavailable"], 1, "{service}");
+        assert!(budgeted.iter().all(is_selected), "{service}: {budgeted:?}");
+        assert!(selected.iter().all(is_selected), "{service}: {selected:?}");
+    }
+    let incoming = way["spec"]["ingress"].as_array().unwrap();
+    assert_eq!(incoming.len(), 1, "{incoming:?}");
+    assert_eq!(incoming[0]["ports"], serde_json::json!([{ "protocol": "TCP", "port": 8080 }]));
+}
+
+#[test]
 fn a_restarted_container_finds_what_the_last_one_worked_on() {
     let Some(text) = rendered("gcp") else { return };
     let manifests = manifests(&text);

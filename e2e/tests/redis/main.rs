@@ -6,6 +6,7 @@
 mod invalidation;
 mod replacement;
 mod servers;
+mod values;
 
 use std::sync::Arc;
 use std::time::Duration;
