@@ -51,13 +51,14 @@ use source::Sources;
 /// Reasons why a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
     refused: &[reasons::REFUSED, pubsub::reasons::SINK, pipeline::reasons::EVERY_SERVICE],
-    skipped: &[reasons::SKIPPED],
+    skipped: &[reasons::SKIPPED, pipeline::reasons::PAYLOAD_SIZE],
 };
 
 /// Ingestion with its settings, not started yet.
 pub struct Ingestion<E = FromTopic> {
     settings: Settings,
     enricher: E,
+    audience: Option<SharedAudience>,
     mode: Mode,
     metrics: Metrics,
 }

@@ -143,10 +143,10 @@ fn sizes_and_retained_messages_are_skipped_as_the_settings_ask() {
     });
     let step = |payload| route.route(&message("devices/d/up", payload)).unwrap();
 
-    assert_eq!(skipped(step(b"1")), Some(reasons::PAYLOAD_TOO_SMALL));
+    assert_eq!(skipped(step(b"1")), Some(PAYLOAD_TOO_SMALL));
     assert_eq!(skipped(step(b"12")), None);
     assert_eq!(skipped(step(b"123")), None);
-    assert_eq!(skipped(step(b"1234")), Some(reasons::PAYLOAD_TOO_LARGE));
+    assert_eq!(skipped(step(b"1234")), Some(PAYLOAD_TOO_LARGE));
     let retained = message("devices/d/up", b"12").with_attribute(attribute::MQTT_RETAIN, "true");
     assert_eq!(skipped(route.route(&retained).unwrap()), Some(reasons::RETAINED));
 }
