@@ -187,8 +187,8 @@ impl<S: Service> Service for Routed<S> {
         self.service.start(context).await
     }
 
-    async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
-        self.service.preflight().await
+    fn preflight(&self) -> impl Future<Output = anyhow::Result<Vec<Dependency>>> + Send {
+        self.service.preflight()
     }
 }
 
