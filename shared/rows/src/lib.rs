@@ -8,9 +8,13 @@
 pub mod cell;
 pub mod column;
 pub mod convert;
+pub mod field;
 pub mod json;
 pub mod reasons;
 mod row;
 mod unmapped;
 
-pub use row::{Mapped, Row, Rows, Typed, fitting, id_of, ingest_id, name_table};
+pub use message::{Envelope, Message};
+pub use pipeline::{Error, Reason};
+pub use row::{FromMessage, Mapped, Row, Rows, Typed, fitting, id_of, ingest_id, name_table};
+pub use rows_derive::{Record, Row};
