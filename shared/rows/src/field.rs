@@ -155,9 +155,9 @@ impl Numeric {
     /// that NUMERIC does not hold.
     #[must_use]
     pub fn of_billionths(billionths: i128) -> Option<Self> {
-        let number = Self { billionths };
-        let column = <Self as Scalar>::column("");
-        Scalar::cell(number).fits_one(&column).then_some(number)
+        // 29 digits before the point and 9 behind it.
+        let has_digits = billionths.unsigned_abs() < 10_u128.pow(38);
+        has_digits.then_some(Self { billionths })
     }
 }
 
