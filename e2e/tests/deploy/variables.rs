@@ -38,9 +38,14 @@ fn sample(variable: &str) -> (&'static str, Value) {
         "POSTGRES_HOST" => ("db.example", json!("db.example")),
         "POSTGRES_PORT" => ("5433", json!(5433)),
         "POSTGRES_USER" => ("0123", json!("0123")),
-        "POSTGRES_PASSWORD" | "REDIS_PASSWORD" => ("hunter2", json!("***")),
+        "MQTT_PASSWORD" | "POSTGRES_PASSWORD" | "REDIS_PASSWORD" => ("hunter2", json!("***")),
         "POSTGRES_DB" => ("readings", json!("readings")),
         "POSTGRES_SSLMODE" => ("disable", json!("disable")),
+        "MQTT_BROKER_URL" => ("tcp://broker.example", json!("tcp://broker.example")),
+        "MQTT_USERNAME" | "MQTT_CLIENT_ID_PREFIX" => ("0123", json!("0123")),
+        "MQTT_TOPIC" => ("plants/+/data", json!("plants/+/data")),
+        "MQTT_KEEP_ALIVE_SECONDS" => ("30", json!("30s")),
+        "MQTT_CONNECT_TIMEOUT_SECONDS" => ("5", json!("5s")),
         "REDIS_ADDR" => ("cache.example:6380", json!("redis://cache.example:6380")),
         "REDIS_DB" => ("3", json!(3)),
         "INGESTION_SERVICE_PORT" | "PROCESSOR_SERVICE_PORT" | "API_SERVICE_PORT" => {
@@ -50,13 +55,18 @@ fn sample(variable: &str) -> (&'static str, Value) {
     }
 }
 
-/// Checks the lines of one service.
-fn check<T: Settings>(service: &str, file: &Path) {
+/// Returns variables that another one needs.
+fn needed(variable: &str) -> Option<(String, String)> {
+    (variable == "MQTT_PASSWORD").then(|| ("MQTT_USERNAME".to_owned(), "user".to_owned()))
+}
+
+/// Checks the lines of one service. Each variable must work with one of the files.
+fn check<T: Settings>(service: &str, files: &[&Path]) {
     let mut of_service: Vec<_> =
         documented().into_iter().filter(|line| line.service == service).collect();
     let is_above_file = |kind| {
-        use VariableKind::{Address, Value, ValueUnless};
-        matches!(kind, Value | ValueUnless(_) | Address(_))
+        use VariableKind::{Address, Seconds, Value, ValueUnless};
+        matches!(kind, Value | ValueUnless(_) | Address(_) | Seconds)
     };
     let known = T::variables().into_iter().filter(|variable| is_above_file(variable.kind));
     let line = |variable: service::settings::Variable| Line {
@@ -72,10 +82,13 @@ fn check<T: Settings>(service: &str, file: &Path) {
     for Line { variable, key, .. } in of_service {
         let (text, expected) = sample(&variable);
 
-        let settings: T = load(Some(file), [(variable.clone(), text.to_owned())]).unwrap();
+        let set = || needed(&variable).into_iter().chain([(variable.clone(), text.to_owned())]);
+        let loaded = files.iter().map(|file| load::<T>(Some(*file), set())).reduce(Result::or);
 
-        let pointer = format!("/{}", key.replace('.', "/"));
-        assert_eq!(to_value(&settings).unwrap().pointer(&pointer), Some(&expected), "{variable}");
+        let settings = to_value(&loaded.unwrap().unwrap()).unwrap();
+        // The example has one route.
+        let pointer = format!("/{}", key.replace('*', "uplinks").replace('.', "/"));
+        assert_eq!(settings.pointer(&pointer), Some(&expected), "{variable}");
     }
 }
 
@@ -93,10 +106,11 @@ fn every_line_of_the_table_of_variables_is_true() {
     std::fs::write(over_http.path(), format!("{before}\nroutes:\n{after}")).unwrap();
     let example = |service: &str| root().join("services").join(service).join("example.yaml");
 
-    check::<ingestion::config::Settings>("ingestion", over_http.path());
-    check::<enrich::config::Settings>("enrich", &example("enrich"));
-    check::<postgres::config::Settings>("postgres", &example("postgres"));
-    check::<query::config::Settings>("query", &example("query"));
-    check::<bigqueries::config::Settings>("bigqueries", &example("bigqueries"));
-    check::<icestore::config::Settings>("icestore", &example("icestore"));
+    let over_mqtt = example("ingestion");
+    check::<ingestion::config::Settings>("ingestion", &[over_http.path(), &over_mqtt]);
+    check::<enrich::config::Settings>("enrich", &[&example("enrich")]);
+    check::<postgres::config::Settings>("postgres", &[&example("postgres")]);
+    check::<query::config::Settings>("query", &[&example("query")]);
+    check::<bigqueries::config::Settings>("bigqueries", &[&example("bigqueries")]);
+    check::<icestore::config::Settings>("icestore", &[&example("icestore")]);
 }

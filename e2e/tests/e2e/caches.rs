@@ -57,7 +57,7 @@ async fn redis_killed_under_load_costs_reads_and_nothing_else() {
     let ingestion = start_ingestion(env.ingestion()).await;
     let mut settings = env.enrich(Some(redis.url()));
     // A small cache in memory, so that Redis is asked again and again.
-    settings.cache.memory.max_entries = 16;
+    settings.cache.memory.max_entries = 16.into();
     let enrich = start_enrich(settings).await;
     let mut fleet = Fleet::start(FleetPlan {
         port: env.broker.port(),

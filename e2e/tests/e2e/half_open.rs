@@ -57,7 +57,7 @@ impl Links {
         ingestion.pipeline.attempt_timeout = SHORT;
         let redis = format!("redis://127.0.0.1:{}", self.redis.port());
         let mut enrich = env.enrich(Some(redis));
-        enrich.cache.memory.max_entries = 1;
+        enrich.cache.memory.max_entries = 1.into();
         enrich.firestore.endpoint = self.url(1);
         enrich.firestore.timeout = SHORT;
         enrich.intake.pubsub.endpoint = self.url(0);

@@ -200,7 +200,11 @@ impl service::Settings for Settings {
                        documents, because it does not authenticate its callers: use 127.0.0.1, or \
                        let only trusted machines reach it";
         let is_open = !self.admin.listener().is_loopback();
-        is_open.then(|| warning.to_owned()).into_iter().collect()
+        let unbounded = "cache.memory.max_bytes is unbounded: memory grows with every new key and never \
+                         shrinks, and a container is killed at its limit; a number bounds it";
+        let is_unbounded = self.cache.memory.max_bytes.limit().is_none();
+        let warnings = [(is_open, warning), (is_unbounded, unbounded)].into_iter();
+        warnings.filter(|(is_due, _)| *is_due).map(|(_, text)| text.to_owned()).collect()
     }
 
     fn apis(&self) -> Vec<Api> {
@@ -215,7 +219,9 @@ impl service::Settings for Settings {
         let mut shares = memory::of_pipeline(&self.pipeline, 1);
         shares.insert(0, Share::of_process());
         shares.push(Share::of_streams(self.intake.subscription.streams));
-        shares.push(Share::of_size("cache.memory.max_bytes", self.cache.memory.max_bytes, 100));
+        // Nobody knows how many documents there are.
+        let Some(max_bytes) = self.cache.memory.max_bytes.limit() else { return Vec::new() };
+        shares.push(Share::of_size("cache.memory.max_bytes", max_bytes, 100));
         shares
     }
 
@@ -256,8 +262,14 @@ impl Settings {
         let cache = &self.cache;
         cache.redis.check(faults);
         let (memory, freshness) = (&cache.memory, &cache.freshness);
-        faults.range("cache.memory.max_entries", memory.max_entries, 16..=100_000_000);
-        faults.range("cache.memory.max_bytes", memory.max_bytes, 64 * 1024..=MAX_CACHE_BYTES);
+        for (key, bound, range) in [
+            ("cache.memory.max_entries", memory.max_entries, 16..=100_000_000),
+            ("cache.memory.max_bytes", memory.max_bytes, 64 * 1024..=MAX_CACHE_BYTES),
+        ] {
+            if let Some(limit) = bound.limit() {
+                faults.range(key, limit, range);
+            }
+        }
         faults.range("cache.freshness.jitter_percent", freshness.jitter_percent, 0..=50);
         faults.range("cache.max_keys_per_read", cache.max_keys_per_read, 1..=300);
         faults.range("cache.max_reads", cache.max_reads, 1..=100);

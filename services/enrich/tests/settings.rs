@@ -121,6 +121,35 @@ fn absurd_sizes_are_refused_with_the_range_that_is_right() {
 }
 
 #[test]
+fn a_limit_of_the_memory_may_be_left_out_by_name() {
+    use enrich::cache::memory::Bound;
+    use service::Settings as _;
+
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml");
+    let with = |variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        load::<Settings>(Some(example.as_ref()), variables).map_err(|faults| faults.to_string())
+    };
+    let entries = ("DATAFLOW__CACHE__MEMORY__MAX_ENTRIES", "unbounded");
+    let bytes = ("DATAFLOW__CACHE__MEMORY__MAX_BYTES", "unbounded");
+
+    let of_entries = with(&[entries]).unwrap();
+    let whole = with(&[entries, bytes]).unwrap();
+    let wrong = with(&[("DATAFLOW__CACHE__MEMORY__MAX_ENTRIES", "many")]).unwrap_err();
+
+    assert_eq!(of_entries.cache.memory.max_entries, Bound::UNBOUNDED);
+    assert_eq!(of_entries.warnings(), Vec::<String>::new());
+    assert!(of_entries.memory().iter().any(|share| share.setting == "cache.memory.max_bytes"));
+    assert!(whole.memory().is_empty());
+    let warnings = whole.warnings();
+    assert!(warnings[0].starts_with("cache.memory.max_bytes is unbounded: memory"), "{warnings:?}");
+    let shown = service::settings::to_value(&whole).unwrap();
+    assert_eq!(shown["cache"]["memory"]["max_entries"], "unbounded");
+    let right = "cache.memory.max_entries: must be a whole number, or `unbounded`, is `many`";
+    assert!(wrong.starts_with(right), "{wrong}");
+}
+
+#[test]
 fn a_password_in_a_url_is_refused_and_not_shown() {
     let said = faults(&[
         ("DATAFLOW__CACHE__REDIS__URL", "redis://:hunter2@localhost:6379"),
@@ -138,6 +167,19 @@ fn a_password_in_a_url_is_refused_and_not_shown() {
     assert!(said.contains("cache.redis.password_file: required with username"), "{said}");
     assert!(said.contains("use cache.redis.username and cache.redis.password_file"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn a_password_in_the_address_of_redis_is_refused_and_not_shown() {
+    for address in ["redis://:hunter2@localhost:6379", ":hunter2@localhost", "h?password=hunter2"] {
+        let said = faults(&[("REDIS_ADDR", address)]);
+
+        let is_told = |line: &str| {
+            line.starts_with("cache.redis.url: must not hold a user, a password")
+                && line.ends_with("(from variable REDIS_ADDR)")
+        };
+        assert!(said.lines().any(is_told) && !said.contains("hunter2"), "{said}");
+    }
 }
 
 #[test]

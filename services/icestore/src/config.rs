@@ -146,6 +146,9 @@ impl service::Settings for Settings {
         let is_safe = prefix.is_empty() || crate::key::is_safe_path(prefix);
         let right = "must be levels between `/`, none of them empty, `.` or `..`";
         faults.require(is_safe, "archive.prefix", right);
+        let attribute = self.archive.time_attribute.as_deref();
+        let is_name = attribute.is_none_or(|name| !name.is_empty());
+        faults.require(is_name, "archive.time_attribute", "must be the name of an attribute");
         let level = self.archive.compression_level;
         let right = format!("must be 1 to 9, is {level}");
         faults.require((1..=9).contains(&level), "archive.compression_level", right);
@@ -166,6 +169,16 @@ impl service::Settings for Settings {
 
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {
         Ok(self.intake.dead_letters.iter().map(DeadLetterConfig::guarantee).collect())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let warning = |name: &String| {
+            format!(
+                "archive.time_attribute: whoever sends the attribute {name} chooses the folder of a message, \
+                 so set it for tests only"
+            )
+        };
+        self.archive.time_attribute.iter().map(warning).collect()
     }
 
     fn apis(&self) -> Vec<Api> {

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use message::{Envelope, Message};
+use message::{Envelope, Message, timestamp};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -35,6 +35,8 @@ where
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     pieces: Vec<Piece>,
+    /// Attribute whose time takes the place of the event time.
+    time_attribute: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +61,20 @@ enum Field {
 impl Template {
     /// Default template: by day, and by location if it is known.
     pub const DEFAULT: &'static str = "{yyyy}/{mm}/{dd}[/{location}]";
+
+    /// Takes the time from an attribute in RFC 3339. A message without it, or with another text in it,
+    /// keeps its event time.
+    #[must_use]
+    pub fn with_time_attribute(self, name: Option<String>) -> Self {
+        Self { time_attribute: name, ..self }
+    }
+
+    /// Returns the time of a message's folder.
+    fn time(&self, message: &Message, envelope: &Envelope) -> OffsetDateTime {
+        let given = self.time_attribute.as_ref().and_then(|name| message.attributes.get(name));
+        let given = given.and_then(|text| timestamp::parse_rfc3339(text));
+        given.or(envelope.publish_time).unwrap_or(message.publish_time)
+    }
 }
 
 impl FromStr for Template {
@@ -79,7 +95,7 @@ impl FromStr for Template {
         let shortest = fill(&pieces, &|_| Some("x".into()));
         let without = fill(&pieces, &|_| None);
         if is_safe_path(&shortest) && is_safe_path(&without) {
-            Ok(Self { pieces })
+            Ok(Self { pieces, time_attribute: None })
         } else {
             Err(format!("`{text}` must be levels between `/`, none of them empty, `.` or `..`"))
         }
@@ -91,13 +107,14 @@ impl Default for Template {
         let slash = || Piece::Text("/".into());
         let location = Piece::Optional(vec![slash(), Piece::Value(Field::Location)]);
         let [year, month, day] = [Field::Year, Field::Month, Field::Day].map(Piece::Value);
-        Self { pieces: vec![year, slash(), month, slash(), day, location] }
+        let pieces = vec![year, slash(), month, slash(), day, location];
+        Self { pieces, time_attribute: None }
     }
 }
 
 impl BatchKey for Template {
     fn key(&self, message: &Message, envelope: &Envelope) -> String {
-        let time = envelope.publish_time.unwrap_or(message.publish_time);
+        let time = self.time(message, envelope);
         fill(&self.pieces, &|field| field.value(time, message, envelope))
     }
 }
@@ -271,6 +288,28 @@ mod tests {
             "date={yyyy}-{mm}-{dd}/hour={hh}/{enrichment.site}/{attribute.tenant}/{location}";
 
         assert_eq!(key(template, &message), "date=2025-06-15/hour=10/7/acme/unknown");
+    }
+
+    #[test]
+    fn an_attribute_decides_on_the_folder_where_the_settings_allow_it() {
+        let key = |attribute: Option<&str>, message: &Message| {
+            let envelope = Envelope::of(message, message::envelope::Input::Auto).unwrap();
+            let template = Template::default().with_time_attribute(attribute.map(Into::into));
+            template.key(message, &envelope)
+        };
+        let name = "test_publish_time";
+        let with = |time: &str| enveloped("{}").with_attribute(name, time);
+        let raw = Message::new("raw").with_attribute(name, "2024-02-29T23:59:59Z");
+
+        // In UTC, it is the day before.
+        let given = with("2024-01-02T00:30:00+01:00");
+        assert_eq!(key(Some(name), &given), "2024/01/01");
+        assert_eq!(key(Some(name), &raw), "2024/02/29");
+        assert_eq!(key(None, &given), "2025/06/15");
+        for other in ["yesterday", "", "2024-01-02", "9999-12-31T23:59:59-01:00"] {
+            assert_eq!(key(Some(name), &with(other)), "2025/06/15", "{other}");
+        }
+        assert_eq!(key(Some(name), &enveloped("{}")), "2025/06/15");
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Icestore {
     /// Creates the service with the batch key of its settings. If it is wrong, the start fails.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let key = settings.archive.template().cloned();
+        let key = settings.archive.template();
         Self { settings, key }
     }
 }

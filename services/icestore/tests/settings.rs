@@ -41,11 +41,35 @@ fn a_section_with_one_key_keeps_the_other_defaults() {
 }
 
 #[test]
+fn the_attribute_of_the_folder_is_a_setting_with_a_warning() {
+    use service::Settings as _;
+
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml");
+    let variable = ("DATAFLOW__ARCHIVE__TIME_ATTRIBUTE".to_owned(), "test_publish_time".to_owned());
+    let without: Settings = load(Some(example.as_ref()), []).unwrap();
+    let with: Settings = load(Some(example.as_ref()), [variable]).unwrap();
+    let message =
+        message::Message::new("x").with_attribute("test_publish_time", "2024-01-02T03:04:05Z");
+    let envelope = message::Envelope::of(&message, message::envelope::Input::Raw).unwrap();
+    let key = |settings: &Settings| {
+        use icestore::key::BatchKey as _;
+        settings.archive.template().unwrap().key(&message, &envelope)
+    };
+
+    assert_eq!(key(&with), "2024/01/02");
+    assert_ne!(key(&without), "2024/01/02");
+    assert_eq!(without.warnings(), Vec::<String>::new());
+    let warnings = with.warnings();
+    assert!(warnings[0].starts_with("archive.time_attribute: whoever sends"), "{warnings:?}");
+}
+
+#[test]
 fn every_fault_is_named_at_once_with_exit_code_2() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_icestore"));
     command.arg("check").env_clear();
     command.env("DATAFLOW__ARCHIVE__BATCH_KEY", "{year}");
     command.env("DATAFLOW__ARCHIVE__PREFIX", "../up");
+    command.env("DATAFLOW__ARCHIVE__TIME_ATTRIBUTE", "");
     command.env("DATAFLOW__ARCHIVE__FORMAT", "gzip");
     command.env("DATAFLOW__ARCHIVE__COMPRESSION_LEVEL", "10");
     command.env("DATAFLOW__PIPELINE__MAX_MESSAGES_IN_FLIGHT", "600000");
@@ -60,6 +84,7 @@ fn every_fault_is_named_at_once_with_exit_code_2() {
         "storage.bucket: required",
         "archive.batch_key: `{year}` is not one of",
         "archive.prefix: must be levels",
+        "archive.time_attribute: must be the name of an attribute",
         "archive.format: must be one of `jsonl.gz`, `jsonl.zst`, `parquet`, is `gzip`",
         "archive.compression_level: must be 1 to 9, is 10",
         "dead_letters: required",

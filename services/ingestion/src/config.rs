@@ -3,6 +3,7 @@
 mod broker;
 mod check;
 mod http_ingest;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::WrongSettings;
 pub use service::settings::Tls;
-use service::settings::{Parsed, ProcessSettings};
+use service::settings::{Parsed, Password, ProcessSettings};
 
 use crate::filter::Filter;
 use crate::host;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub ordering_buckets: u32,
     /// Sources of ids and event times.
     pub identity: Identity,
+    /// Facts that ingestion adds to `enrichmentData`.
+    pub enrichment: Enrichment,
     /// Destination of messages that can never succeed. Required; `subscription` is refused here.
     pub dead_letters: Option<DeadLetterConfig>,
     /// Access to Cloud Storage, for dead letters that are too large for Pub/Sub.
@@ -57,7 +60,8 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Mqtt {
-    /// URL of the broker: `mqtt://host:port`, or `mqtts://host:port` for TLS. Required.
+    /// URL of the broker: `mqtt://host:port`, or `mqtts://host:port` for TLS. `tcp` means `mqtt`,
+    /// `ssl` and `tls` mean `mqtts`. Required.
     pub url: Parsed<Broker>,
     /// TLS certificates, for `mqtts`.
     pub tls: Tls,
@@ -65,6 +69,9 @@ pub struct Mqtt {
     pub username: Option<String>,
     /// File that holds the user's password.
     pub password_file: Option<PathBuf>,
+    /// Password, if there is no file. Set it by the variable `MQTT_PASSWORD`. In a file of settings it
+    /// is refused, because others may read that file.
+    pub password: Password,
     /// Number of connections; 1 to 16. All but the first carry only shared subscriptions.
     pub connections: u16,
     /// MQTT version.
@@ -256,6 +263,15 @@ pub struct Identity {
     pub max_future: Duration,
 }
 
+/// Facts that ingestion adds to `enrichmentData`, besides those of its enricher.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
+#[serde(default)]
+pub struct Enrichment {
+    /// Adds `IngestedAt`, the time of receipt in RFC 3339 with up to nine digits of the second. It is
+    /// the time of receipt even if the payload has an event time.
+    pub ingested_at: bool,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -266,6 +282,7 @@ impl Default for Settings {
             producers: BTreeMap::new(),
             ordering_buckets: 256,
             identity: Identity::default(),
+            enrichment: Enrichment::default(),
             dead_letters: None,
             storage: storage::Endpoint::default(),
             pubsub: Endpoint::default(),
@@ -289,6 +306,7 @@ impl Default for Mqtt {
             tls: Tls::default(),
             username: None,
             password_file: None,
+            password: Password::default(),
             connections: 1,
             protocol: Protocol::V5,
             name: "ingestion".into(),

@@ -13,10 +13,11 @@ use pipeline::{Error, Event as _, Reason, Recovery, Step, Transform};
 use pubsub::limits::MAX_MESSAGE_BYTES;
 use pubsub::reasons::MESSAGE_TOO_LARGE;
 use pubsub::{Outgoing, TopicName};
-use serde_json::Map;
+use serde_json::{Map, Value};
 use service::WrongSettings;
+use time::format_description::well_known::Rfc3339;
 
-use crate::config::{Identity, Producer, Retained, Settings};
+use crate::config::{Enrichment, Identity, Producer, Retained, Settings};
 use crate::enricher::{Arrival, Enricher};
 use crate::identity::identify;
 use crate::metrics::Metrics;
@@ -29,12 +30,16 @@ use attributes::Attributes;
 /// MQTT.
 pub(crate) const TRACE_PROPERTY: &str = "traceparent";
 
+/// Name of the time of receipt in the enrichment data.
+const INGESTED_AT: &str = "IngestedAt";
+
 /// Transform that finds a message's route, gives it an id, and wraps it into an envelope.
 pub struct Route<E> {
     routes: Arc<Routes>,
     topics: HashMap<String, TopicName>,
     identity: Identity,
     retained: Retained,
+    facts: Enrichment,
     enricher: E,
     metrics: Metrics,
 }
@@ -57,6 +62,7 @@ impl<E: Enricher> Route<E> {
             topics: settings.producers.iter().map(topic).collect::<Result<_, WrongSettings>>()?,
             identity: settings.identity.clone(),
             retained: settings.mqtt.retained,
+            facts: settings.enrichment.clone(),
             enricher,
             metrics,
         })
@@ -106,7 +112,6 @@ impl<E: Enricher> Route<E> {
     ) -> Outgoing {
         let identified = identify(message, origin, &self.identity, &self.metrics);
         let device_id = entry.device_id(origin.address);
-        let mut enrichment = Map::new();
         let arrival = Arrival {
             origin,
             route: &entry.name,
@@ -114,7 +119,7 @@ impl<E: Enricher> Route<E> {
             payload: &message.data,
             received: message.publish_time,
         };
-        self.enricher.enrich(arrival, &mut enrichment);
+        let enrichment = self.enrichment(arrival);
 
         let trace = self.trace(message);
         let mut attributes = Attributes::new(enrichment, &self.metrics);
@@ -149,6 +154,18 @@ impl<E: Enricher> Route<E> {
             attributes: attributes.into(),
             ordering_key: message.ordering_key.clone(),
         }
+    }
+
+    /// Returns the facts of the enricher, and those that the settings ask for.
+    fn enrichment(&self, arrival: Arrival<'_>) -> Map<String, Value> {
+        let mut facts = Map::new();
+        self.enricher.enrich(arrival, &mut facts);
+        if self.facts.ingested_at
+            && let Ok(time) = arrival.received.format(&Rfc3339)
+        {
+            facts.entry(INGESTED_AT).or_insert_with(|| time.into());
+        }
+        facts
     }
 
     /// Returns the trace of the device's message, else a new one.

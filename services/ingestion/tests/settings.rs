@@ -114,7 +114,7 @@ fn the_url_of_the_broker_is_told_with_what_would_be_right() {
 
     for (url, right) in [
         ("", "required, as mqtt://host:port"),
-        ("tcp://broker:1883", "must begin with mqtt:// or mqtts://"),
+        ("http://broker:1883", "must begin with mqtt:// or mqtts://"),
         ("broker:1883", "must begin with mqtt:// or mqtts://"),
         ("mqtt://broker/path", "must be mqtt://host:port, or mqtts://host:port for TLS"),
         ("mqtt://bro ker", "its host must be"),

@@ -170,7 +170,7 @@ fn scalar(kind: Kind, value: &Value) -> Option<Cell> {
             bytes.ok().map(|bytes| Cell::Bytes(bytes.into()))
         }
         Kind::Timestamp => timestamp(value).map(Cell::from),
-        Kind::Date => Date::parse(text?, DATE).ok().and_then(days).map(Cell::Days),
+        Kind::Date => Date::parse(text?, DATE).ok().map(|date| Cell::Days(days(date))),
         Kind::Time => time_of_day(text?).map(|time| Cell::TimeOfDay(micros_of(time))),
         Kind::Datetime => {
             let (date, time) = text?.split_once(['T', ' '])?;
@@ -233,15 +233,17 @@ fn epoch_time(number: f64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()
 }
 
-fn days(date: Date) -> Option<i32> {
-    i32::try_from((date - OffsetDateTime::UNIX_EPOCH.date()).whole_days()).ok()
+/// Returns the days since 1970-01-01. All years of the type fit into 32 bits.
+pub(crate) fn days(date: Date) -> i32 {
+    date.to_julian_day() - OffsetDateTime::UNIX_EPOCH.date().to_julian_day()
 }
 
 fn time_of_day(text: &str) -> Option<Time> {
     Time::parse(text, FINE_TIME).or_else(|_| Time::parse(text, TIME)).ok()
 }
 
-fn micros_of(time: Time) -> i64 {
+/// Returns the microseconds since midnight.
+pub(crate) fn micros_of(time: Time) -> i64 {
     let (hour, minute, second, micro) = time.as_hms_micro();
     let seconds = (i64::from(hour) * 60 + i64::from(minute)) * 60 + i64::from(second);
     seconds * 1_000_000 + i64::from(micro)

@@ -9,9 +9,15 @@
 pub mod cell;
 pub mod column;
 pub mod convert;
+pub mod field;
 pub mod json;
 pub mod reasons;
 mod row;
 mod unmapped;
 
-pub use row::{FromFn, Mapped, Row, Rows, Typed, fitting, from_fn, id_of, ingest_id, name_table};
+pub use message::{Envelope, Message};
+pub use pipeline::{Error, Reason};
+pub use row::{
+    FromFn, FromMessage, Mapped, Row, Rows, Typed, fitting, from_fn, id_of, ingest_id, name_table,
+};
+pub use rows_derive::{Record, Row};

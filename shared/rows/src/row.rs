@@ -36,6 +36,75 @@ pub trait Rows: Send + Sync + 'static {
 }
 
 /// A custom row type.
+///
+/// `#[derive(Row)]` takes the columns and the values from the fields of a struct. The rules for their
+/// types are in [`crate::field`]. Only the reading from a message is left, as [`FromMessage`]:
+///
+/// ```
+/// use rows::{Envelope, Error, FromMessage, Message, Record, Row};
+/// use time::OffsetDateTime;
+///
+/// #[derive(Row)]
+/// struct Reading {
+///     device: String,
+///     at: OffsetDateTime,
+///     celsius: Option<f64>,
+///     tags: Vec<String>,
+///     #[row(name = "where")]
+///     place: Option<Place>,
+/// }
+///
+/// #[derive(Record)]
+/// struct Place {
+///     floor: i64,
+/// }
+///
+/// impl FromMessage for Reading {
+///     fn from_message(message: &Message, envelope: &Envelope) -> Result<Self, Error> {
+///         Ok(Self {
+///             device: message.attributes.get("device_id").cloned().unwrap_or_default(),
+///             at: envelope.publish_time.unwrap_or(message.publish_time),
+///             celsius: None,
+///             tags: Vec::new(),
+///             place: Some(Place { floor: 3 }),
+///         })
+///     }
+/// }
+///
+/// assert_eq!(Reading::columns()[4].name, "where");
+/// ```
+///
+/// A type without a column does not compile, such as `u64`:
+///
+/// ```compile_fail,E0277
+/// #[derive(rows::Record)]
+/// struct Place {
+///     floor: u64,
+/// }
+/// ```
+///
+/// Nor do a list of options, a list of lists, and an optional list:
+///
+/// ```compile_fail,E0277
+/// #[derive(rows::Record)]
+/// struct Place {
+///     floors: Vec<Option<i64>>,
+/// }
+/// ```
+///
+/// ```compile_fail,E0277
+/// #[derive(rows::Record)]
+/// struct Place {
+///     floors: Vec<Vec<i64>>,
+/// }
+/// ```
+///
+/// ```compile_fail,E0277
+/// #[derive(rows::Record)]
+/// struct Place {
+///     floors: Option<Vec<i64>>,
+/// }
+/// ```
 pub trait Row: Sized + Send + Sync + 'static {
     /// Reasons of dead letters that [`Row::read`] has of its own. The metrics have them from the
     /// start.
@@ -53,6 +122,19 @@ pub trait Row: Sized + Send + Sync + 'static {
     /// Returns the values, in the order of the columns. A [`Cell::Null`] is replaced by the default
     /// of its column if the default is a literal.
     fn cells(self) -> Vec<Cell>;
+}
+
+/// Reads a row type from a message, for `#[derive(Row)]`.
+pub trait FromMessage: Sized + Send + Sync + 'static {
+    /// Reasons of dead letters that [`FromMessage::from_message`] has of its own. The metrics have
+    /// them from the start.
+    const REASONS: &[Reason] = &[];
+
+    /// Reads a row from a message.
+    ///
+    /// # Errors
+    /// `Reject`, with a custom reason, for a message that cannot become a row.
+    fn from_message(message: &Message, envelope: &Envelope) -> Result<Self, Error>;
 }
 
 /// Rows of a custom [`Row`] type.

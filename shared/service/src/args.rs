@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use clap::builder::{BoolValueParser, TypedValueParser as _};
 use clap::{
-    ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
-    ValueHint,
+    Arg, ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    ValueHint, value_parser,
 };
 
+use crate::settings::{Files, SectionFile};
 use crate::tools::preflight::Form;
 
 /// Variable that stands for `--config`.
@@ -92,29 +93,46 @@ impl Command {
     }
 }
 
-/// Parses the command line: the file of the settings, and the task. `actions` are the service's own
-/// subcommands.
+/// Parts of the command line that belong to one service.
+pub(crate) struct Own<'a> {
+    pub name: &'static str,
+    pub about: &'static str,
+    /// Subcommands of the service.
+    pub actions: &'a [clap::Command],
+    /// Sections that options give a file of their own.
+    pub sections: &'static [SectionFile],
+}
+
+/// Parses the command line: the files that options name, and the task.
 ///
 /// Prints a text and exits for `--help`, `--version` and mistakes.
 pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
-    name: &'static str,
-    about: &'static str,
-    actions: &[clap::Command],
-) -> (Option<PathBuf>, Command) {
-    let matches = command(name, about, actions).get_matches_from(arguments);
+    own: &Own<'_>,
+) -> (Files, Command) {
+    let matches = command(own).get_matches_from(arguments);
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let config = arguments.config;
-    let config = config.or_else(|| std::env::var_os(CONFIG).map(PathBuf::from));
+    let file = |known: &SectionFile| {
+        Some((known.section, matches.get_one::<PathBuf>(known.section)?.clone()))
+    };
+    let sections = own.sections.iter().filter_map(file).collect();
+    let files = Files { settings: arguments.config, sections };
+    let actions = own.actions;
     let own = matches.subcommand().and_then(|(given, of_it)| {
         let index = actions.iter().position(|action| action.get_name() == given)?;
         Some(Command::Act(index, of_it.clone()))
     });
-    (config, own.or(arguments.command).unwrap_or(Command::Run))
+    (files, own.or(arguments.command).unwrap_or(Command::Run))
 }
 
-fn command(name: &'static str, about: &'static str, actions: &[clap::Command]) -> clap::Command {
-    Arguments::command().name(name).about(about).subcommands(actions)
+fn command(own: &Own<'_>) -> clap::Command {
+    let option = |known: &SectionFile| {
+        let option = Arg::new(known.section).long(known.section).value_name("FILE");
+        let option = option.value_parser(value_parser!(PathBuf)).value_hint(ValueHint::FilePath);
+        option.help(known.help).global(true)
+    };
+    let command = Arguments::command().name(own.name).about(own.about);
+    command.args(own.sections.iter().map(option)).subcommands(own.actions)
 }
 
 #[cfg(test)]
@@ -123,6 +141,11 @@ mod tests {
 
     #[test]
     fn the_command_line_holds_together() {
-        command("enrich", "about", &[clap::Command::new("view").about("own")]).debug_assert();
+        const SECTIONS: &[SectionFile] =
+            &[SectionFile { section: "routes", variable: "ROUTES", help: "Routes." }];
+        let actions = [clap::Command::new("view").about("own")];
+        let own = Own { name: "enrich", about: "about", actions: &actions, sections: SECTIONS };
+
+        command(&own).debug_assert();
     }
 }

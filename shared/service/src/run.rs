@@ -12,9 +12,9 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
-use crate::args::{Command, JsonOption};
+use crate::args::{Command, JsonOption, Own};
 use crate::memory::Account;
-use crate::settings::{self, Environment, Faults, Settings, WrongSettings};
+use crate::settings::{self, Environment, Faults, Files, SectionFile, Settings, WrongSettings};
 use crate::signals::{FAILED, LOG_PATIENCE, Signals};
 use crate::tools::preflight::{self, Form, Plan};
 use crate::tools::{probe, schema};
@@ -98,21 +98,24 @@ fn run_from<S: Service>(
     make: impl FnOnce(S::Settings) -> S,
 ) -> u8 {
     let commands: Vec<_> = actions.iter().map(|action| (action.command)()).collect();
-    let (config, command) = args::parse(arguments, S::NAME, about, &commands);
+    let sections = S::Settings::SECTION_FILES;
+    let own = Own { name: S::NAME, about, actions: &commands, sections };
+    let (mut files, command) = args::parse(arguments, &own);
     let environment = Environment::of_process();
-    let of_environment = environment.as_ref().ok().and_then(|known| known.text(args::CONFIG));
-    let config = config.or_else(|| of_environment.map(PathBuf::from));
+    if let Ok(environment) = &environment {
+        add_files(&mut files, sections, environment);
+    }
     let settings = match (&command, &environment) {
         // The schema is the same for all settings.
         (Command::Schema, _) => Ok(S::Settings::default()),
-        (_, Ok(environment)) => settings::load_in::<S::Settings>(config.as_deref(), environment),
+        (_, Ok(environment)) => settings::load_files::<S::Settings>(&files, environment),
         (_, Err(wrong)) => Err(Faults::of_line(wrong.clone())),
     };
     let settings = match settings {
         Ok(settings) => settings,
         Err(faults) => {
             report_faults::<S>(&faults, command.form());
-            if config.is_none() && environment.is_ok() && command.form() == Form::Text {
+            if files.settings.is_none() && environment.is_ok() && command.form() == Form::Text {
                 output::note(NO_FILE);
             }
             return WRONG_SETTINGS;
@@ -133,6 +136,19 @@ fn run_from<S: Service>(
         Err(failure) => {
             output::note(format_args!("{}: {failure:#}", S::NAME));
             FAILED
+        }
+    }
+}
+
+/// Adds the files that variables name, unless an option names another one.
+fn add_files(files: &mut Files, sections: &[SectionFile], environment: &Environment) {
+    let named = |variable: &str| environment.text(variable).filter(|text| !text.is_empty());
+    if files.settings.is_none() {
+        files.settings = named(args::CONFIG).map(PathBuf::from);
+    }
+    for SectionFile { section, variable, .. } in sections {
+        if let (None, Some(file)) = (files.sections.get(section), named(variable)) {
+            files.sections.insert(*section, file.into());
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::memory::Share;
 mod duplicates;
 mod environment;
 mod faults;
+mod files;
 pub mod host;
 mod keys;
 mod load;
@@ -29,7 +30,8 @@ mod wrong_type;
 
 pub use environment::Environment;
 pub use faults::Faults;
-pub use load::{load, load_in};
+pub use files::{Files, SectionFile};
+pub use load::{load, load_files, load_in};
 pub use parsed::{Parsed, WrongSettings};
 pub use parts::{ProcessSettings, to_value};
 pub use password::Password;
@@ -46,6 +48,9 @@ pub trait Settings:
 {
     /// Names of the fields that are parts.
     const PARTS: &'static [&'static str] = &["process"];
+
+    /// Sections that may be in a file of their own.
+    const SECTION_FILES: &'static [SectionFile] = &[];
 
     /// Returns the settings of the process. Their faults are reported beside those of `check`.
     fn process(&self) -> &ProcessSettings;
@@ -100,7 +105,8 @@ pub trait Settings:
 pub struct Variable {
     /// Name of the variable.
     pub name: &'static str,
-    /// Key that it sets, with dots between its parts.
+    /// Key that it sets, with dots between its parts. A part `*` stands for the only name there, as in
+    /// `routes.*.source.mqtt_topic`. If several names have the key, the variable is a fault.
     pub key: &'static str,
     /// Kind of its value.
     pub kind: VariableKind,
@@ -119,6 +125,12 @@ pub enum VariableKind {
     /// Address `host:port`, which becomes a URL with this scheme. It has the precedence of a
     /// [`VariableKind::Value`].
     Address(&'static str),
+    /// Whole number of seconds, for a key with a duration. It has the precedence of a
+    /// [`VariableKind::Value`].
+    Seconds,
+    /// Setting of other programs that this one does not have. It is a fault unless it is `false` or
+    /// `0`. The text says why, and names another way.
+    Refused(&'static str),
     /// Value that overrides the file and `DATAFLOW__` variables.
     Override,
     /// Address `host:port` of an emulator. It overrides the file, so nothing reaches the real
@@ -128,8 +140,10 @@ pub enum VariableKind {
 
 /// Variables that every service knows: `PORT`, which hosting platforms set, and the project as
 /// Google's tools name it.
-const OF_PROCESS: [Variable; 2] = [
+const OF_PROCESS: [Variable; 3] = [
     Variable { name: "PORT", key: "http.port", kind: VariableKind::Override },
+    // A later one of the same kind wins.
+    Variable { name: "GCP_PROJECT_ID", key: "project", kind: VariableKind::Default },
     Variable { name: "GOOGLE_CLOUD_PROJECT", key: "project", kind: VariableKind::Default },
 ];
 

@@ -22,15 +22,54 @@ const OVERHEAD: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Bounds {
-    /// Maximum number of entries; 16 to 100,000,000.
-    pub max_entries: usize,
-    /// Maximum bytes, estimated from keys and values; 64 KiB to 64 GiB.
-    pub max_bytes: usize,
+    /// Maximum number of entries; 16 to 100,000,000, or `unbounded`.
+    pub max_entries: Bound,
+    /// Maximum bytes, estimated from keys and values; 64 KiB to 64 GiB, or `unbounded`. If it is
+    /// unbounded, no entry leaves the memory for its size, and the memory of the process has no bound.
+    pub max_bytes: Bound,
+}
+
+/// Limit that may be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged, expecting = "must be a whole number, or `unbounded`")]
+pub enum Bound {
+    /// The limit.
+    Limit(usize),
+    /// A word in place of the limit.
+    Word(NoLimit),
+}
+
+/// Word for no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoLimit {
+    /// No limit.
+    Unbounded,
+}
+
+impl Bound {
+    /// No limit.
+    pub const UNBOUNDED: Self = Self::Word(NoLimit::Unbounded);
+
+    /// Returns the limit, if there is one.
+    #[must_use]
+    pub fn limit(self) -> Option<usize> {
+        match self {
+            Self::Limit(limit) => Some(limit),
+            Self::Word(NoLimit::Unbounded) => None,
+        }
+    }
+}
+
+impl From<usize> for Bound {
+    fn from(limit: usize) -> Self {
+        Self::Limit(limit)
+    }
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { max_entries: 100_000, max_bytes: 32 * 1024 * 1024 }
+        Self { max_entries: 100_000.into(), max_bytes: (32 * 1024 * 1024).into() }
     }
 }
 
@@ -39,6 +78,8 @@ impl Default for Bounds {
 pub struct Memory {
     shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
+    /// Limits of each part.
+    most_entries: usize,
     most_bytes: usize,
 }
 
@@ -70,14 +111,21 @@ impl Memory {
     /// Creates an empty cache with these limits. Each part gets an equal share of them.
     #[must_use]
     pub fn new(bounds: &Bounds) -> Self {
-        // The map allocates room for all entries at once, so its size is limited to what fits.
-        let most = bounds.max_entries.min(bounds.max_bytes / OVERHEAD) / SHARDS;
-        let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
-        let shard = || Mutex::new(Shard { entries: LruCache::new(most), bytes: 0 });
+        let (max_entries, max_bytes) = (bounds.max_entries.limit(), bounds.max_bytes.limit());
+        let shard = || {
+            let entries = match (max_entries, max_bytes) {
+                // The map allocates room for all entries at once, so its size is limited to what fits.
+                (Some(entries), Some(bytes)) => LruCache::new(share(entries.min(bytes / OVERHEAD))),
+                // This map grows with its entries.
+                (None, _) | (_, None) => LruCache::unbounded(),
+            };
+            Mutex::new(Shard { entries, bytes: 0 })
+        };
         Self {
             shards: (0..SHARDS).map(|_| shard()).collect(),
             hasher: RandomState::new(),
-            most_bytes: bounds.max_bytes / SHARDS,
+            most_entries: max_entries.map_or(usize::MAX, |most| share(most).get()),
+            most_bytes: max_bytes.map_or(usize::MAX, |most| most / SHARDS),
         }
     }
 
@@ -100,7 +148,7 @@ impl Memory {
         if let Some((_, left)) = shard.entries.push(Arc::clone(key), cached) {
             shard.bytes -= left.bytes;
         }
-        while shard.bytes > self.most_bytes {
+        while shard.bytes > self.most_bytes || shard.entries.len() > self.most_entries {
             let Some((_, left)) = shard.entries.pop_lru() else { break };
             shard.bytes -= left.bytes;
         }
@@ -133,6 +181,11 @@ impl Memory {
         let hash = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
         self.shards[hash].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the entries of one part; at least one.
+fn share(entries: usize) -> NonZeroUsize {
+    NonZeroUsize::new(entries / SHARDS).unwrap_or(NonZeroUsize::MIN)
 }
 
 impl Shard {
@@ -170,7 +223,7 @@ mod tests {
 
     #[test]
     fn it_holds_to_its_bound_in_entries() {
-        let memory = Memory::new(&Bounds { max_entries: 160, ..Bounds::default() });
+        let memory = Memory::new(&Bounds { max_entries: 160.into(), ..Bounds::default() });
 
         for key in 0..10_000 {
             memory.put(&key.to_string().into(), entry("x"));
@@ -183,7 +236,7 @@ mod tests {
     #[test]
     fn it_holds_to_its_bound_in_bytes() {
         let max_bytes = 64 * 1024;
-        let memory = Memory::new(&Bounds { max_bytes, ..Bounds::default() });
+        let memory = Memory::new(&Bounds { max_bytes: max_bytes.into(), ..Bounds::default() });
 
         for key in 0..1000 {
             memory.put(&key.to_string().into(), entry(&"x".repeat(key)));
@@ -193,6 +246,40 @@ mod tests {
         assert!(memory.size().1 <= max_bytes);
         assert!(memory.size().0 > 0);
         assert_eq!(memory.get("huge"), None);
+    }
+
+    #[test]
+    fn each_limit_may_be_left_out_and_the_other_one_holds() {
+        let (entries, bytes) = (160, 64 * 1024);
+        let most = 16_000;
+        for (max_entries, max_bytes) in [
+            (entries.into(), Bound::UNBOUNDED),
+            (Bound::UNBOUNDED, bytes.into()),
+            (Bound::UNBOUNDED, Bound::UNBOUNDED),
+        ] {
+            let memory = Memory::new(&Bounds { max_entries, max_bytes });
+
+            for key in 0..most {
+                memory.put(&key.to_string().into(), entry("x"));
+            }
+
+            let size = memory.size();
+            assert!(max_entries.limit().is_none_or(|limit| size.0 <= limit), "{size:?}");
+            assert!(max_bytes.limit().is_none_or(|limit| size.1 <= limit), "{size:?}");
+            let is_whole = (max_entries.limit(), max_bytes.limit()) == (None, None);
+            assert_eq!(size.0 == most, is_whole, "{size:?}");
+            assert!(memory.get("15999").is_some());
+        }
+    }
+
+    #[test]
+    fn a_limit_that_is_left_out_reserves_nothing() {
+        // Room for all of these entries would take hundreds of gigabytes.
+        for max_entries in [Bound::UNBOUNDED, usize::MAX.into()] {
+            let memory = Memory::new(&Bounds { max_entries, max_bytes: Bound::UNBOUNDED });
+
+            assert_eq!(memory.size(), (0, 0));
+        }
     }
 
     #[test]
@@ -207,6 +294,7 @@ mod tests {
         memory.remove("k");
         assert_eq!(memory.size(), (0, 0));
     }
+
     #[tokio::test(start_paused = true)]
     async fn an_entry_that_was_read_in_the_future_grows_old() {
         let memory = Memory::new(&Bounds::default());

@@ -20,6 +20,10 @@ pub struct ArchiveSettings {
     /// and `{attribute.NAME}`. A part in `[ ]` is left out if a value in it is missing. Elsewhere a
     /// missing value becomes `unknown`.
     pub batch_key: Parsed<Template>,
+    /// Attribute with the time of the folder in RFC 3339, such as `test_publish_time`. It takes the
+    /// place of the event time in `batch_key`. A message without it, or with another text in it, keeps
+    /// its event time. Whoever sends messages chooses their folders then, so set it for tests only.
+    pub time_attribute: Option<String>,
     /// Form of a message's data.
     pub input: Input,
     /// Format of objects: `jsonl.gz`, `jsonl.zst`, or `parquet`.
@@ -33,8 +37,9 @@ impl ArchiveSettings {
     ///
     /// # Errors
     /// The template is wrong.
-    pub fn template(&self) -> Result<&Template, WrongSettings> {
-        self.batch_key.value("archive.batch_key")
+    pub fn template(&self) -> Result<Template, WrongSettings> {
+        let template = self.batch_key.value("archive.batch_key")?.clone();
+        Ok(template.with_time_attribute(self.time_attribute.clone()))
     }
 }
 
@@ -43,6 +48,7 @@ impl Default for ArchiveSettings {
         Self {
             prefix: "archive".into(),
             batch_key: Template::DEFAULT.into(),
+            time_attribute: None,
             input: Input::Auto,
             format: Format::JsonlGz,
             compression_level: 1,

@@ -12,7 +12,7 @@ impl Explains for Settings {
     const ABOUT: &'static str = "Shows the object that a message goes to, and its line in it";
 
     async fn story(&self, message: &Message) -> anyhow::Result<Story> {
-        let template = self.archive.template()?.clone();
+        let template = self.archive.template()?;
         let archive = Archive::new(template, self.archive.input);
         let mut story = Story::new();
         explain::end(&mut story, archive.apply(message).await, |story, line| {

@@ -6,6 +6,12 @@ use service::settings;
 
 /// Form of the URL.
 const FORM: &str = "mqtt://host:port, or mqtts://host:port for TLS";
+/// Schemes without TLS. Other clients of MQTT use the second one.
+const PLAIN: [&str; 2] = ["mqtt", "tcp"];
+/// Schemes with TLS.
+const TLS: [&str; 3] = ["mqtts", "ssl", "tls"];
+/// Schemes of MQTT over WebSocket.
+const WEB_SOCKET: [&str; 2] = ["ws", "wss"];
 
 /// Address of the broker, from its URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +41,11 @@ impl Broker {
     }
 }
 
+/// Returns whether a URL asks for TLS, even if the rest of it is wrong.
+pub(super) fn asks_for_tls(url: &str) -> bool {
+    url.split_once("://").is_some_and(|(scheme, _)| TLS.contains(&scheme))
+}
+
 impl FromStr for Broker {
     type Err = String;
 
@@ -42,20 +53,27 @@ impl FromStr for Broker {
     fn from_str(url: &str) -> Result<Self, String> {
         if url.contains('@') {
             return Err("must not have a user or password: set mqtt.username and \
-                        mqtt.password_file"
+                        mqtt.password_file, or MQTT_USERNAME and MQTT_PASSWORD"
                 .into());
         }
         if url.is_empty() {
             return Err(format!("required, as {FORM}"));
         }
-        let (address, usual, is_tls) =
-            match (url.strip_prefix("mqtts://"), url.strip_prefix("mqtt://")) {
-                (Some(address), _) => (address, "8883", true),
-                (None, Some(address)) => (address, "1883", false),
-                (None, None) => {
-                    return Err(format!("must begin with mqtt:// or mqtts://, as {FORM}"));
-                }
-            };
+        let (address, usual, is_tls) = match url.split_once("://") {
+            Some((scheme, address)) if TLS.contains(&scheme) => (address, "8883", true),
+            Some((scheme, address)) if PLAIN.contains(&scheme) => (address, "1883", false),
+            Some((scheme, _)) if WEB_SOCKET.contains(&scheme) => {
+                return Err(format!(
+                    "MQTT over WebSocket is not spoken here: name the broker's port for plain MQTT, as {FORM}"
+                ));
+            }
+            Some(_) | None => {
+                return Err(format!(
+                    "must begin with mqtt:// or mqtts://, as {FORM}; tcp://, ssl:// and tls:// are \
+                     taken too"
+                ));
+            }
+        };
         let (host, port) = split(address, usual).ok_or_else(|| {
             format!("must be {FORM}, without a path, and with a port from 1 to 65535")
         })?;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use pubsub::{DeadLetterConfig, Endpoint};
 use service::cloud::Api;
 use service::memory::Share;
-use service::settings::{ProcessSettings, Tls, Variable, VariableKind};
+use service::settings::{ProcessSettings, SectionFile, Tls, Variable, VariableKind};
 use service::{Faults, WrongSettings};
 
-use super::{HttpIngest, MAX_CONNECTIONS, Mqtt, Settings};
+use super::{HttpIngest, MAX_CONNECTIONS, Mqtt, Settings, broker, variables};
 use crate::guarantee;
 use crate::mqtt::{Grants, MAX_PROPERTIES_MEMORY, security};
 use crate::routes::{self, Routes};
@@ -30,18 +30,28 @@ impl Mqtt {
         faults.range("mqtt.max_qos0_waiting", self.max_qos0_waiting, 1..=10_000_000);
     }
 
+    fn check_login(&self, faults: &mut Faults) {
+        let (has_file, has_text) = (self.password_file.is_some(), self.password.text().is_some());
+        let is_right = self.username.is_some() || !(has_file || has_text);
+        faults.require(is_right, "mqtt.username", "required with a password");
+        let right = "must not be set together with mqtt.password_file";
+        faults.require(!(has_file && has_text), "mqtt.password", right);
+        let is_seen = has_text && faults.is_from_file("mqtt.password");
+        let right = "must not be in a file of settings, which others may read: set the variable \
+                     MQTT_PASSWORD, or mqtt.password_file";
+        faults.require(!is_seen, "mqtt.password", right);
+        if let Err(wrong) = security::credentials(self) {
+            faults.add("mqtt.password_file", wrong);
+        }
+    }
+
     fn check(&self, faults: &mut Faults) {
         self.url.check("mqtt.url", faults);
         // A wrong URL may ask for TLS, too.
-        let is_tls = self.url.text().starts_with("mqtts://");
+        let is_tls = broker::asks_for_tls(self.url.text());
         self.check_ranges(faults);
         let checks = [
             ((1..=MAX_CONNECTIONS).contains(&self.connections), "connections", "must be 1 to 16"),
-            (
-                self.password_file.is_none() || self.username.is_some(),
-                "username",
-                "required with password_file",
-            ),
             (self.tls == Tls::default() || is_tls, "tls", "needs an url that begins with mqtts://"),
             (!self.name.is_empty(), "name", "must not be empty"),
             (self.receive_maximum > 0, "receive_maximum", "must be 1 to 65535"),
@@ -62,9 +72,7 @@ impl Mqtt {
         if let Err(wrong) = self.tls.check_pair() {
             faults.add("mqtt.tls", wrong);
         }
-        if let Err(wrong) = security::credentials(self) {
-            faults.add("mqtt.password_file", wrong);
-        }
+        self.check_login(faults);
         if is_tls && let Err(wrong) = service::tls::client(&self.tls) {
             faults.add("mqtt.tls", wrong);
         }
@@ -72,6 +80,13 @@ impl Mqtt {
 }
 
 impl service::Settings for Settings {
+    const SECTION_FILES: &'static [SectionFile] = &[SectionFile {
+        section: "routes",
+        variable: "DATAFLOW_ROUTES_FILE",
+        help: "Routes in YAML, in place of the section `routes` of the settings. DATAFLOW_ROUTES_FILE \
+               stands for it",
+    }];
+
     fn process(&self) -> &ProcessSettings {
         &self.process
     }
@@ -126,7 +141,8 @@ impl service::Settings for Settings {
             key: "http_ingest.port",
             kind: VariableKind::Value,
         };
-        vec![Endpoint::VARIABLE, storage::Endpoint::VARIABLE, HTTP_PORT]
+        let own = [Endpoint::VARIABLE, storage::Endpoint::VARIABLE, HTTP_PORT];
+        [&own[..], &variables::MQTT].concat()
     }
 }
 

@@ -4,14 +4,15 @@ use service::settings::url;
 
 use crate::config::Mqtt;
 
-/// Returns the user and the password, if a user is set.
+/// Returns the user, and the password of the file or of the settings. Returns nothing if no user is
+/// set.
 ///
 /// # Errors
 /// Fails when the password file cannot be read.
 pub fn credentials(settings: &Mqtt) -> Result<Option<(String, String)>, String> {
     let Some(user) = &settings.username else { return Ok(None) };
     let password = match &settings.password_file {
-        None => String::new(),
+        None => settings.password.text().unwrap_or_default().to_owned(),
         Some(file) => {
             let text = std::fs::read_to_string(file);
             let text = text.map_err(|error| url::unreadable_secret(file, &error))?;
@@ -41,6 +42,27 @@ mod tests {
     use super::*;
     use crate::mqtt::connection::end_session;
     use crate::mqtt::dial::Network;
+
+    #[test]
+    fn the_password_is_that_of_the_file_or_of_the_settings() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "of file\n").unwrap();
+        let of_file = Some(file.path().to_owned());
+        let login = |password_file: Option<&std::path::PathBuf>, password: &str| {
+            let settings = Mqtt {
+                username: Some("user".into()),
+                password_file: password_file.cloned(),
+                password: service::settings::Password::new(password),
+                ..Mqtt::default()
+            };
+            credentials(&settings).unwrap().unwrap().1
+        };
+
+        assert_eq!(login(of_file.as_ref(), ""), "of file");
+        assert_eq!(login(None, "of variable"), "of variable");
+        assert_eq!(login(None, ""), "");
+        assert_eq!(credentials(&Mqtt::default()), Ok(None));
+    }
 
     #[tokio::test]
     async fn a_password_file_that_cannot_be_read_in_time_holds_up_nobody() {

@@ -347,3 +347,24 @@ fn a_topic_takes_no_route_of_http() {
 
     assert!(route.route(&message("devices/d1/up", b"x")).is_err());
 }
+
+#[test]
+fn the_time_of_receipt_is_added_where_the_settings_ask_for_it() {
+    let mut message = message("devices/d1/up", br#"{"at":"2025-06-14T00:00:00Z"}"#);
+    message.publish_time = datetime!(2025-06-15 10:00:00.123456789 UTC);
+    let with_event_time =
+        |settings: &mut Settings| settings.identity.event_time_pointer = Some("/at".into());
+
+    let (_, without) = pass(&route(|_, settings| with_event_time(settings)), &message);
+    let asked = route(|_, settings| {
+        with_event_time(settings);
+        settings.enrichment.ingested_at = true;
+    });
+    let (_, envelope) = pass(&asked, &message);
+
+    assert_eq!(without.enrichment.get("IngestedAt"), None);
+    assert_eq!(envelope.enrichment["IngestedAt"], "2025-06-15T10:00:00.123456789Z");
+    assert_eq!(envelope.publish_time, Some(datetime!(2025-06-14 00:00:00 UTC)));
+    let names: Vec<_> = envelope.enrichment.keys().collect();
+    assert_eq!(names, ["DeviceID", "IngestedAt", "Timestamp", "Topic"]);
+}

@@ -9,6 +9,9 @@ use humantime_serde::re::humantime::format_duration;
 
 use super::host;
 
+/// Start of the origin of a value that a variable sets.
+pub(super) const OF_VARIABLE: &str = "variable ";
+
 /// Faults of settings. Each one names its key, the origin of its value, and what would be right.
 #[derive(Debug, Default)]
 pub struct Faults {
@@ -46,6 +49,12 @@ impl Faults {
     #[must_use]
     pub fn is_unreadable(&self, key: &str) -> bool {
         self.told.iter().any(|told| is_at_or_below(told, key))
+    }
+
+    /// Returns whether a file sets the value of this key. A file `.env` sets variables, and no values.
+    #[must_use]
+    pub fn is_from_file(&self, key: &str) -> bool {
+        self.origins.get(key).is_some_and(|origin| !origin.starts_with(OF_VARIABLE))
     }
 
     /// Reports a fault without a key, with its text unchanged.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::Settings;
+use super::{Password, Settings};
 use crate::tools::schema;
 
 /// Known keys of a service's settings.
@@ -31,6 +31,15 @@ impl Keys {
             nodes = self.below(&nodes, part);
         }
         !nodes.is_empty()
+    }
+
+    /// Returns whether the key with this path is a password.
+    pub(super) fn is_password(&self, path: &str) -> bool {
+        let mut nodes = self.resolve(&self.0);
+        for part in path.split('.') {
+            nodes = self.below(&nodes, part);
+        }
+        nodes.iter().any(|node| node["format"] == Password::FORMAT)
     }
 
     /// Returns the path of the list that this path leads into, if any.

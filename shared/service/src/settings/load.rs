@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use figment::Figment;
-use figment::providers::{Format as _, Serialized, YamlExtended};
+use figment::providers::Serialized;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::keys::Keys;
 use super::reading::Reading;
 use super::variables::{self, Layers};
-use super::{Environment, Faults, OF_PROCESS, Settings, duplicates, parts};
+use super::{Environment, Faults, Files, OF_PROCESS, Settings, duplicates, parts};
 
 /// Reads settings: defaults, then `file`, then `variables`. Later layers override earlier ones.
 ///
@@ -30,25 +30,32 @@ pub fn load<T: Settings>(
 /// # Errors
 /// Returns all faults together.
 pub fn load_in<T: Settings>(file: Option<&Path>, environment: &Environment) -> Result<T, Faults> {
+    load_files(&Files::of(file), environment)
+}
+
+/// Reads settings of several files in an environment, as [`load`] does.
+///
+/// # Errors
+/// Returns all faults together.
+pub fn load_files<T: Settings>(files: &Files, environment: &Environment) -> Result<T, Faults> {
     let (keys, mut faults) = (Keys::of::<T>(), Faults::default());
     let known = [&OF_PROCESS[..], &T::variables()].concat();
     let mut layers = Layers::of(&known, environment, &keys, &mut faults);
     // These are the service's own defaults, so a key that a section omits keeps its default.
     let defaults = parts::to_value(&T::default()).unwrap_or_default();
-    let mut figment = Figment::from(Serialized::defaults(defaults)).merge(&layers.weak);
-    if let Some(file) = file {
-        figment = figment.merge(YamlExtended::file_exact(file));
-    }
+    let figment = Figment::from(Serialized::defaults(defaults)).merge(&layers.weak);
+    let figment = files.merge_into(figment, &mut faults);
     let meant = figment.clone().merge(&layers.own);
+    layers.fill_names(&meant, &mut faults);
     layers.leave_alternatives(&known, |section| {
         meant.find_value(section).is_ok_and(|value| value.to_empty().is_none())
     });
-    figment = figment.merge(&layers.middle).merge(&layers.own).merge(&layers.strong);
+    let figment = figment.merge(&layers.middle).merge(&layers.own).merge(&layers.strong);
     let values: Value = match figment.extract() {
         Ok(values) => values,
         Err(errors) => {
             // Never use `Debug` here: it may print the value of a secret.
-            errors.into_iter().for_each(|error| faults.add_line(describe(&error, file)));
+            errors.into_iter().for_each(|error| faults.add_line(describe(&error)));
             return Err(faults);
         }
     };
@@ -64,8 +71,9 @@ pub fn load_in<T: Settings>(file: Option<&Path>, environment: &Environment) -> R
     if faults.lines().is_empty() { Ok(settings) } else { Err(faults) }
 }
 
-fn describe(error: &figment::Error, file: Option<&Path>) -> String {
-    let Some(file) = file else { return error.kind.to_string() };
+fn describe(error: &figment::Error) -> String {
+    let source = error.metadata.as_ref().and_then(|metadata| metadata.source.as_ref());
+    let Some(figment::Source::File(file)) = source else { return error.kind.to_string() };
     let yaml = std::fs::read_to_string(file).unwrap_or_default();
     if is_no_section(&yaml) {
         let right = "must hold keys with values, such as `project: my-project`";

@@ -13,7 +13,8 @@ use super::{Faults, Http, Settings, names};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct ProcessSettings {
-    /// Google Cloud project. Required; the variable `GOOGLE_CLOUD_PROJECT` is its default.
+    /// Google Cloud project. Required; the variable `GOOGLE_CLOUD_PROJECT` is its default, else
+    /// `GCP_PROJECT_ID`.
     pub project: String,
     /// Address of the health server.
     pub http: Http,

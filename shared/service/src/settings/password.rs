@@ -5,12 +5,16 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Password that is never shown.
+/// Password that is never shown. A variable that sets one is taken as it is, with quotes and spaces.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(extend("format" = Self::FORMAT))]
 pub struct Password(String);
 
 impl Password {
+    /// Format of a password in the schema of settings.
+    pub(super) const FORMAT: &'static str = "password";
+
     /// Creates a password.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::google::EndpointUrl;
 
+mod bridge;
 mod ecosystem;
 
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema, Serialize)]

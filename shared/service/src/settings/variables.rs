@@ -1,13 +1,14 @@
 //! Provider for figment that reads variables from a list. The list is the environment of the
 //! process, or made by a test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use figment::value::{Dict, Map, Value};
-use figment::{Error, Metadata, Profile, Provider};
+use figment::{Error, Figment, Metadata, Profile, Provider};
 use tracing::info;
 
 use super::environment::{Environment, Given};
+use super::faults::OF_VARIABLE;
 use super::keys::Keys;
 use super::{Faults, Variable, VariableKind};
 
@@ -16,8 +17,6 @@ use super::{Faults, Variable, VariableKind};
 const PREFIX: &str = "DATAFLOW__";
 /// Prefix with one underscore missing.
 const SHORT_PREFIX: &str = "DATAFLOW_";
-/// Start of the origin of a value that a variable sets.
-const ORIGIN: &str = "variable ";
 /// Start of the values that Kubernetes injects into variables named after ports.
 const LINKS: [&str; 3] = ["tcp://", "udp://", "sctp://"];
 
@@ -38,6 +37,8 @@ pub(super) struct Variables {
     layer: &'static str,
     /// Name of the variable for people, and its text, by the key that it sets.
     values: BTreeMap<String, (String, String)>,
+    /// Keys of passwords. Their texts are not parsed.
+    passwords: BTreeSet<String>,
 }
 
 impl Layers {
@@ -53,7 +54,7 @@ impl Layers {
         let ecosystem = |layer| {
             let of_layer = known.iter().filter(|known| known.kind.layer() == layer);
             let values = of_layer.flat_map(|known| ecosystem(known, environment, keys)).collect();
-            Variables { layer, values }
+            Variables::new(layer, values, keys)
         };
         let is_emulator = |known: &&&Variable| known.kind == VariableKind::EmulatorHost;
         for known in known.iter().filter(is_emulator) {
@@ -63,6 +64,7 @@ impl Layers {
                 faults.add_line(format!("{}: {right}; the port is missing", known.name));
             }
         }
+        check_others(&known, environment, faults);
         let mut values = BTreeMap::new();
         for given in environment.all() {
             match own_key(&given.name, &given.text, keys) {
@@ -71,7 +73,7 @@ impl Layers {
                 Err(wrong) => faults.add_line(format!("{}: {wrong}", given.shown())),
             }
         }
-        let own = Variables { layer: "own variables", values };
+        let own = Variables::new("own variables", values, keys);
         let [weak, middle, strong] = [WEAK, MIDDLE, STRONG].map(ecosystem);
         Self { weak, middle, own, strong }
     }
@@ -88,6 +90,30 @@ impl Layers {
         }
     }
 
+    /// Puts names in the place of `*` in keys. `meant` has what the file and our own variables set.
+    /// Reports a variable that could mean several names.
+    pub(super) fn fill_names(&mut self, meant: &Figment, faults: &mut Faults) {
+        let is_open = |key: &&String| key.contains(ANY_NAME);
+        let open: Vec<_> = self.middle.values.keys().filter(is_open).cloned().collect();
+        for key in open {
+            let Some((section, below)) = key.split_once(ANY_NAME) else { continue };
+            let Some((shown, text)) = self.middle.values.remove(&key) else { continue };
+            let in_full = |name: &str| format!("{section}.{name}.{below}");
+            match only_name(meant, section, below) {
+                Ok(name) => drop(self.middle.values.insert(in_full(&name), (shown, text))),
+                Err(names) => {
+                    let own = names.first().map(|name| self::name(&in_full(name)));
+                    faults.add_line(format!(
+                        "{shown}: sets {below} of the only one of {section}, and there are several: {}; \
+                         leave it out, or set {} instead",
+                        names.join(", "),
+                        own.unwrap_or_default(),
+                    ));
+                }
+            }
+        }
+    }
+
     /// Returns the origin of the value at `key`, if figment found it in this layer.
     pub(super) fn origin(&self, layer: &str, key: &str) -> Option<String> {
         let mut layers = self.all().into_iter();
@@ -95,7 +121,7 @@ impl Layers {
         let mut at = key;
         loop {
             if let Some((name, _)) = variables.values.get(at) {
-                return Some(format!("{ORIGIN}{name}"));
+                return Some(format!("{OF_VARIABLE}{name}"));
             }
             at = at.rsplit_once('.')?.0;
         }
@@ -104,19 +130,39 @@ impl Layers {
     /// Returns whether an origin is a variable.
     pub(super) fn is_variable(&self, origin: &str) -> bool {
         let mut names = self.all().into_iter().flat_map(|variables| variables.values.values());
-        names.any(|(name, _)| origin.strip_prefix(ORIGIN) == Some(name))
+        names.any(|(name, _)| origin.strip_prefix(OF_VARIABLE) == Some(name))
     }
 
     /// Returns the text of the variable that sets `key`, and its origin.
     pub(super) fn text(&self, key: &str) -> Option<(String, &str)> {
         let layers = self.all().into_iter().rev();
         let mut set = layers.filter_map(|variables| variables.values.get(key));
-        set.next().map(|(name, text)| (format!("{ORIGIN}{name}"), text.as_str()))
+        set.next().map(|(name, text)| (format!("{OF_VARIABLE}{name}"), text.as_str()))
     }
 
     /// Returns all layers. Later ones override earlier ones.
     fn all(&self) -> [&Variables; 4] {
         [&self.weak, &self.middle, &self.own, &self.strong]
+    }
+}
+
+/// Part of a key that stands for any name, with the dots around it.
+const ANY_NAME: &str = ".*.";
+/// Name of a section that a variable creates.
+const NEW_NAME: &str = "default";
+
+/// Returns the only name in a section whose key `below` is set, else the only name. Returns all names
+/// if there are several.
+fn only_name(meant: &Figment, section: &str, below: &str) -> Result<String, Vec<String>> {
+    let names = meant.find_value(section).ok().and_then(Value::into_dict).unwrap_or_default();
+    let has_key = |(_, value): &(&String, &Value)| value.find_ref(below).is_some();
+    let with_key: Vec<_> = names.iter().filter(has_key).map(|(name, _)| name.clone()).collect();
+    let all: Vec<_> = names.keys().cloned().collect();
+    match (with_key.as_slice(), all.as_slice()) {
+        ([name], _) | ([], [name]) => Ok(name.clone()),
+        ([], []) => Ok(NEW_NAME.to_owned()),
+        ([], _) => Err(all),
+        _ => Err(with_key),
     }
 }
 
@@ -129,7 +175,11 @@ impl VariableKind {
     fn layer(self) -> &'static str {
         match self {
             Self::Default => WEAK,
-            Self::Value | Self::ValueUnless(_) | Self::Address(_) => MIDDLE,
+            Self::Value
+            | Self::ValueUnless(_)
+            | Self::Address(_)
+            | Self::Seconds
+            | Self::Refused(_) => MIDDLE,
             Self::Override | Self::EmulatorHost => STRONG,
         }
     }
@@ -206,6 +256,9 @@ fn ecosystem(
     let value = match known.kind {
         VariableKind::EmulatorHost => url("http", text),
         VariableKind::Address(scheme) => url(scheme, text),
+        VariableKind::Seconds if is_whole(&text) => format!("{text}s"),
+        // Both are reported as faults.
+        VariableKind::Seconds | VariableKind::Refused(_) => return Vec::new(),
         VariableKind::Default
         | VariableKind::Value
         | VariableKind::ValueUnless(_)
@@ -218,6 +271,27 @@ fn ecosystem(
         set.push((credentials, (shown, "anonymous".into())));
     }
     set
+}
+
+/// Reports variables of other programs that have no meaning here.
+fn check_others(known: &[&Variable], environment: &Environment, faults: &mut Faults) {
+    for known in known {
+        let Some(given) = set(known, environment) else { continue };
+        let shown = given.shown();
+        match known.kind {
+            VariableKind::Seconds if !is_whole(&given.text) => {
+                faults.add_line(format!("{shown}: must be a whole number of seconds, such as 60"));
+            }
+            VariableKind::Refused(why) if !["false", "0"].contains(&given.text.as_str()) => {
+                faults.add_line(format!("{shown}: {why}"));
+            }
+            _ => {} // Right, or checked where its key is.
+        }
+    }
+}
+
+fn is_whole(text: &str) -> bool {
+    text.parse::<u32>().is_ok()
 }
 
 /// Returns the URL of an address `host:port`. A URL stays as it is.
@@ -241,6 +315,11 @@ fn has_no_port(address: &str) -> bool {
 }
 
 impl Variables {
+    fn new(layer: &'static str, values: BTreeMap<String, (String, String)>, keys: &Keys) -> Self {
+        let passwords = values.keys().filter(|key| keys.is_password(key)).cloned().collect();
+        Self { layer, values, passwords }
+    }
+
     /// Returns the keys that variables set at `key` and below it.
     pub(super) fn at_or_below(&self, key: &str) -> Vec<&str> {
         let is_below = |set: &&str| {
@@ -258,8 +337,12 @@ impl Provider for &Variables {
     fn data(&self) -> Result<Map<Profile, Dict>, Error> {
         let mut dict = Dict::new();
         for (key, (_, text)) in &self.values {
-            // Parsing never fails: a text that is no number, list or object is a string.
-            let value = text.parse::<Value>().unwrap_or_else(|never| match never {});
+            let value = if self.passwords.contains(key) {
+                Value::from(text.clone())
+            } else {
+                // Parsing never fails: a text that is no number, list or object is a string.
+                text.parse::<Value>().unwrap_or_else(|never| match never {})
+            };
             let nested = figment::util::nest(key, value);
             if let Value::Dict(_, nested) = nested {
                 merge(&mut dict, nested);
