@@ -1,4 +1,5 @@
-//! HTTP server for `/healthz`, `/readyz`, `/metrics`, `/status` and `/live`. `/` lists them.
+//! HTTP server for `/healthz`, `/readyz`, `/metrics`, `/status`, `/loglevel` and `/live`. `/` lists
+//! them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 use crate::caller::Peer;
 use crate::impatient::Impatient;
 use crate::settings::Http;
-use crate::{Context, Health, listen, live};
+use crate::{Context, Health, listen, live, loglevel, logs};
 
 /// Answer of `/`, for people who open it in a browser.
 const PATHS: &str = "\
@@ -27,6 +28,7 @@ const PATHS: &str = "\
 /readyz   200 when every dependency is there; with Accept: application/json, which one is not
 /metrics  numbers for Prometheus
 /status   version, settings, guarantees, counts and the last error
+/loglevel  levels of the log; PUT info,pubsub=debug changes them, from the same machine
 /live/events?tap=true   steps of some messages, as they happen; ?device= or ?ingest_id= for all of one
 /live/dead-letters      the last dead letters
 ";
@@ -81,15 +83,16 @@ pub(crate) async fn serve(
         .route("/status", get(status))
         .fallback(unknown)
         .with_state(context)
-        .merge(live);
+        .merge(live)
+        .merge(loglevel::routes(logs::levels()));
     let router = router.into_make_service_with_connect_info::<Peer>();
     axum::serve(Listening(listener), router).await.context("serve health")
 }
 
 /// Answers an unknown path with the paths that exist.
 async fn unknown() -> Response {
-    const THERE_ARE: &str = "there are /healthz, /readyz, /metrics, /status, /live/events and \
-                             /live/dead-letters\n";
+    const THERE_ARE: &str = "there are /healthz, /readyz, /metrics, /status, /loglevel, /live/events \
+                             and /live/dead-letters\n";
     (StatusCode::NOT_FOUND, THERE_ARE).into_response()
 }
 

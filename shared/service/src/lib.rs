@@ -18,6 +18,7 @@ pub mod impatient;
 pub mod listen;
 mod live;
 mod logs;
+mod loglevel;
 pub mod memory;
 mod metrics;
 pub mod output;

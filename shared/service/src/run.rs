@@ -77,7 +77,7 @@ fn run_as<S: Service>(
     make: impl FnOnce(S::Settings) -> S,
 ) -> u8 {
     install_crypto();
-    logs::install();
+    logs::install(S::NAME);
     let code = run_from(arguments, about, actions, make);
     let written = output::finish();
     logs::flush(LOG_PATIENCE);
