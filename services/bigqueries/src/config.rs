@@ -259,6 +259,10 @@ impl service::Settings for Settings {
 
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {
         let way = match self.write {
+    fn check_guarantee(&self, faults: &mut Faults) {
+        DeadLetterConfig::check_guarantee(self.intake.dead_letters.as_ref(), faults);
+    }
+
             Api::StorageWrite => "each message is a row at least once",
             Api::InsertAll => {
                 "each message is a row at least once; repeats within about a minute are removed"

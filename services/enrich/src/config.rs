@@ -187,6 +187,14 @@ impl service::Settings for Settings {
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {
         let missing = match self.enrichment.on_missing {
             OnMissing::Pass => "messages of unknown devices go on without a document",
+    fn check_guarantee(&self, faults: &mut Faults) {
+        if self.enrichment.on_missing == OnMissing::Drop {
+            let loses = "messages of unknown devices are dropped";
+            faults.add_weak("enrichment.on_missing", loses, "must be pass or dead_letter");
+        }
+        DeadLetterConfig::check_guarantee(self.intake.dead_letters.as_ref(), faults);
+    }
+
             OnMissing::DeadLetter => "messages of unknown devices go to the dead letters",
             OnMissing::Drop => "messages of unknown devices are dropped: may be lost",
         };

@@ -165,6 +165,10 @@ impl service::Settings for Settings {
 
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {
         Ok(self.intake.dead_letters.iter().map(DeadLetterConfig::guarantee).collect())
+    fn check_guarantee(&self, faults: &mut Faults) {
+        DeadLetterConfig::check_guarantee(self.intake.dead_letters.as_ref(), faults);
+    }
+
     }
 
     fn apis(&self) -> Vec<Api> {

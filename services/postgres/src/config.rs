@@ -204,6 +204,10 @@ impl service::Settings for Settings {
     }
 
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {
+    fn check_guarantee(&self, faults: &mut Faults) {
+        DeadLetterConfig::check_guarantee(self.intake.dead_letters.as_ref(), faults);
+    }
+
         let way = match self.table.partition_by_day {
             None => "each message is one row, however often it is delivered",
             Some(_) => {

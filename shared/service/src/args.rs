@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{BoolValueParser, TypedValueParser as _};
+use clap::error::ErrorKind;
 use clap::{
     ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     ValueHint,
@@ -28,6 +29,8 @@ struct Arguments {
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    strict: StrictOption,
 }
 
 /// Task of the process.
@@ -51,6 +54,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: JsonOption,
     },
+        strict: StrictOption,
+        #[command(flatten)]
     #[command(
         about = "Shows what these settings need, and what of it is missing",
         long_about = "Shows the address and the credentials of each API of Google, and each dependency with the \
@@ -92,8 +97,18 @@ impl Command {
     }
 }
 
-/// Parses the command line: the file of the settings, and the task. `actions` are the service's own
-/// subcommands.
+/// Parsed command line.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    /// File of the settings.
+    pub(crate) config: Option<PathBuf>,
+    /// Guarantee that the settings must give.
+    pub(crate) demand: Demand,
+    /// Task of the process.
+    pub(crate) command: Command,
+}
+
+/// Parses the command line. `actions` are the service's own subcommands.
 ///
 /// Prints a text and exits for `--help`, `--version` and mistakes.
 pub(crate) fn parse(
@@ -110,7 +125,27 @@ pub(crate) fn parse(
         let index = actions.iter().position(|action| action.get_name() == given)?;
         Some(Command::Act(index, of_it.clone()))
     });
-    (config, own.or(arguments.command).unwrap_or(Command::Run))
+    let mut command = own.or(arguments.command).unwrap_or(Command::Run);
+    let Some(demand) = demand(arguments.strict, &command) else {
+        let why = "--strict is for a start of the service, and for `check`";
+        known.error(ErrorKind::ArgumentConflict, why).exit();
+    };
+    if let Command::Check { strict, .. } = &mut command {
+        strict.demand = demand;
+    }
+    Invocation { config, demand, command }
+}
+
+/// Returns the guarantee that the settings must give. Returns nothing if the command would ignore
+/// what the user demands.
+fn demand(given: StrictOption, command: &Command) -> Option<Demand> {
+    match (command, given.demand) {
+        (Command::Check { strict, .. }, Demand::AsSet) => Some(strict.demand),
+        (Command::Run | Command::Check { .. }, demand) => Some(demand),
+        (Command::Plan { .. } | Command::Schema | Command::Probe | Command::Act(..), demand) => {
+            (demand == Demand::AsSet).then_some(demand)
+        }
+    }
 }
 
 fn command(name: &'static str, about: &'static str, actions: &[clap::Command]) -> clap::Command {

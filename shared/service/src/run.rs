@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::args::{Command, JsonOption};
 use crate::memory::Account;
-use crate::settings::{self, Environment, Faults, Settings, WrongSettings};
+use crate::settings::{self, Demand, Environment, Faults, Settings, WrongSettings};
 use crate::signals::{FAILED, LOG_PATIENCE, Signals};
 use crate::tools::preflight::{self, Form, Plan};
 use crate::tools::{probe, schema};
@@ -98,14 +98,17 @@ fn run_from<S: Service>(
     make: impl FnOnce(S::Settings) -> S,
 ) -> u8 {
     let commands: Vec<_> = actions.iter().map(|action| (action.command)()).collect();
-    let (config, command) = args::parse(arguments, S::NAME, about, &commands);
+    let args::Invocation { config, demand, command } =
+        args::parse(arguments, S::NAME, about, &commands);
     let environment = Environment::of_process();
     let of_environment = environment.as_ref().ok().and_then(|known| known.text(args::CONFIG));
     let config = config.or_else(|| of_environment.map(PathBuf::from));
     let settings = match (&command, &environment) {
         // The schema is the same for all settings.
         (Command::Schema, _) => Ok(S::Settings::default()),
-        (_, Ok(environment)) => settings::load_in::<S::Settings>(config.as_deref(), environment),
+        (_, Ok(environment)) => {
+            settings::load_as::<S::Settings>(config.as_deref(), environment, demand)
+        }
         (_, Err(wrong)) => Err(Faults::of_line(wrong.clone())),
     };
     let settings = match settings {
@@ -164,10 +167,12 @@ fn act_on<S: Service>(
             let signals = Signals::listen(settings.process().grace_period)?;
             runtime.block_on(live(signals, make, settings))
         }
-        Command::Check { online: false, output } => report_right::<S>(&settings, output.form),
-        Command::Check { online: true, output: JsonOption { form } } => {
+        Command::Check { online: false, strict, output } => {
+            report_right::<S>(&settings, strict.demand, output.form)
+        }
+        Command::Check { online: true, strict, output: JsonOption { form } } => {
             if form == Form::Text {
-                report_right::<S>(&settings, form)?;
+                report_right::<S>(&settings, strict.demand, form)?;
             }
             let dependencies = runtime.block_on(make(settings).preflight())?;
             preflight::report(dependencies, form)
@@ -194,8 +199,14 @@ fn warnings(settings: &impl Settings) -> Vec<String> {
     settings.warnings().into_iter().chain(proxies::note()).collect()
 }
 
-/// Prints what right settings promise, and the memory that they allow.
-fn report_right<S: Service>(settings: &S::Settings, form: Form) -> anyhow::Result<()> {
+/// Prints what right settings promise, and the memory that they allow. `demand` is the guarantee
+/// that they were checked for.
+fn report_right<S: Service>(
+    settings: &S::Settings,
+    demand: Demand,
+    form: Form,
+) -> anyhow::Result<()> {
+    let is_strict = demand == Demand::AtLeastOnce;
     let guarantees = settings.explain()?;
     let account = Account::of(settings.memory(), settings.memory_bytes());
     match form {
@@ -219,6 +230,7 @@ fn report_right<S: Service>(settings: &S::Settings, form: Form) -> anyhow::Resul
 }
 
 /// Prints what is wrong with settings.
+                "strict": is_strict,
 fn report_faults<S: Service>(faults: &Faults, form: Form) {
     match form {
         Form::Json => output::line(format_args!(
@@ -226,6 +238,9 @@ fn report_faults<S: Service>(faults: &Faults, form: Form) {
             json!({ "service": S::NAME, "settings": "wrong", "faults": faults.lines() })
         )),
         Form::Text => faults.lines().iter().for_each(output::note),
+            if is_strict {
+                output::line("strict: no setting may lose messages");
+            }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::cloud::Api;
 use crate::memory::Share;
 
 mod duplicates;
+mod demand;
 mod environment;
 mod faults;
 pub mod host;
@@ -28,6 +29,7 @@ mod variables;
 mod wrong_type;
 
 pub use environment::Environment;
+pub use demand::Demand;
 pub use faults::Faults;
 pub use load::{load, load_in};
 pub use parsed::{Parsed, WrongSettings};
@@ -54,6 +56,10 @@ pub trait Settings:
     fn check(&self, faults: &mut Faults);
 
     /// Returns the guarantees of these settings, one line each, for `check`.
+    /// Reports each value whose guarantee is weaker than at least once, for `--strict`. Use
+    /// [`Faults::add_weak`].
+    fn check_guarantee(&self, _faults: &mut Faults) {}
+
     ///
     /// # Errors
     /// A value is wrong, and nobody has checked these settings.

@@ -104,6 +104,10 @@ impl service::Settings for Settings {
     }
 
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {
+    fn check_guarantee(&self, faults: &mut Faults) {
+        guarantee::strict::check(self, faults);
+    }
+
         Ok(guarantee::of(self, &Routes::new(&self.routes)?, false, &Grants::new()))
     }
 
