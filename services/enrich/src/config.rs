@@ -1,5 +1,7 @@
 //! Settings of enrich.
 
+mod cost;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use pubsub::{DeadLetterConfig, Endpoint, Intake, IntakeSettings, Reads, TopicId,
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::cloud::Api;
+use service::cost::{Item, Load, Prices};
 use service::google::Login;
 use service::memory::{self, Share};
 use service::settings::{Parsed, ProcessSettings, Variable, VariableKind};
@@ -184,9 +187,6 @@ impl service::Settings for Settings {
         self.admin.listener().check(Admin::SECTION, Reach::Anywhere, faults);
     }
 
-    fn explain(&self) -> Result<Vec<String>, WrongSettings> {
-        let missing = match self.enrichment.on_missing {
-            OnMissing::Pass => "messages of unknown devices go on without a document",
     fn check_guarantee(&self, faults: &mut Faults) {
         if self.enrichment.on_missing == OnMissing::Drop {
             let loses = "messages of unknown devices are dropped";
@@ -195,6 +195,9 @@ impl service::Settings for Settings {
         DeadLetterConfig::check_guarantee(self.intake.dead_letters.as_ref(), faults);
     }
 
+    fn explain(&self) -> Result<Vec<String>, WrongSettings> {
+        let missing = match self.enrichment.on_missing {
+            OnMissing::Pass => "messages of unknown devices go on without a document",
             OnMissing::DeadLetter => "messages of unknown devices go to the dead letters",
             OnMissing::Drop => "messages of unknown devices are dropped: may be lost",
         };
@@ -208,6 +211,10 @@ impl service::Settings for Settings {
                        let only trusted machines reach it";
         let is_open = !self.admin.listener().is_loopback();
         is_open.then(|| warning.to_owned()).into_iter().collect()
+    }
+
+    fn estimate(&self, load: &Load, prices: &Prices) -> Vec<Item> {
+        cost::of(self, load, prices)
     }
 
     fn apis(&self) -> Vec<Api> {

@@ -6,6 +6,7 @@
 
 mod admin;
 mod connection;
+pub mod cost;
 mod dead_letters;
 mod guard;
 mod intake;

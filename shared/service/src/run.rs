@@ -12,7 +12,8 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
-use crate::args::{Command, JsonOption};
+use crate::args::{Command, CostOptions, JsonOption};
+use crate::cost::{Estimate, Prices};
 use crate::memory::Account;
 use crate::settings::{self, Demand, Environment, Faults, Settings, WrongSettings};
 use crate::signals::{FAILED, LOG_PATIENCE, Signals};
@@ -177,13 +178,19 @@ fn act_on<S: Service>(
             let dependencies = runtime.block_on(make(settings).preflight())?;
             preflight::report(dependencies, form)
         }
-        Command::Plan(JsonOption { form }) => {
+        Command::Plan { cost, offline, output: JsonOption { form } } => {
+            let estimate = estimate(&settings, &cost)?;
             let (warnings, costs) = (warnings(&settings), settings.costs());
-            let addresses = cloud::addresses(settings.apis());
-            let service = make(settings);
-            let both = async { tokio::join!(addresses, service.preflight()) };
-            let (cloud, dependencies) = runtime.block_on(both);
-            Plan { warnings, costs, cloud: cloud?, dependencies: dependencies? }.report(form)
+            let (cloud, dependencies) = if offline {
+                (Vec::new(), Vec::new())
+            } else {
+                let addresses = cloud::addresses(settings.apis());
+                let service = make(settings);
+                let both = async { tokio::join!(addresses, service.preflight()) };
+                let (cloud, dependencies) = runtime.block_on(both);
+                (cloud?, dependencies?)
+            };
+            Plan { warnings, costs, estimate, cloud, dependencies }.report(form)
         }
         Command::Schema => {
             output::line(format_args!("{:#}", schema::of::<S::Settings>()));
@@ -192,6 +199,14 @@ fn act_on<S: Service>(
         Command::Probe => probe::readiness(&settings.process().http),
         Command::Act(index, given) => runtime.block_on((actions[index].act)(settings, given)),
     }
+}
+
+/// Estimates what these settings cost in a month, if the options ask for it.
+fn estimate(settings: &impl Settings, options: &CostOptions) -> anyhow::Result<Option<Estimate>> {
+    let Some(load) = options.load() else { return Ok(None) };
+    let prices = options.prices().map_or_else(|| Ok(Prices::built_in()), Prices::read)?;
+    let items = settings.estimate(&load, &prices);
+    Ok(Some(Estimate::of(load, &prices, items)))
 }
 
 /// Returns what works, but may surprise.
@@ -215,6 +230,7 @@ fn report_right<S: Service>(
             json!({
                 "service": S::NAME,
                 "settings": "right",
+                "strict": is_strict,
                 "guarantees": guarantees,
                 "memory": account.report(),
                 "warnings": warnings(settings),
@@ -222,6 +238,9 @@ fn report_right<S: Service>(
         )),
         Form::Text => {
             output::line(format_args!("{}: settings are right", S::NAME));
+            if is_strict {
+                output::line("strict: no setting may lose messages");
+            }
             let lines = account.lines().into_iter().chain(warnings(settings));
             guarantees.into_iter().chain(lines).for_each(output::line);
         }
@@ -230,7 +249,6 @@ fn report_right<S: Service>(
 }
 
 /// Prints what is wrong with settings.
-                "strict": is_strict,
 fn report_faults<S: Service>(faults: &Faults, form: Form) {
     match form {
         Form::Json => output::line(format_args!(
@@ -238,9 +256,6 @@ fn report_faults<S: Service>(faults: &Faults, form: Form) {
             json!({ "service": S::NAME, "settings": "wrong", "faults": faults.lines() })
         )),
         Form::Text => faults.lines().iter().for_each(output::note),
-            if is_strict {
-                output::line("strict: no setting may lose messages");
-            }
     }
 }
 

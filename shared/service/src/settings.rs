@@ -7,10 +7,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::Api;
+use crate::cost::{Item, Load, Prices};
 use crate::memory::Share;
 
-mod duplicates;
 mod demand;
+mod duplicates;
 mod environment;
 mod faults;
 pub mod host;
@@ -28,10 +29,10 @@ pub mod url;
 mod variables;
 mod wrong_type;
 
-pub use environment::Environment;
 pub use demand::Demand;
+pub use environment::Environment;
 pub use faults::Faults;
-pub use load::{load, load_in};
+pub use load::{load, load_as, load_in};
 pub use parsed::{Parsed, WrongSettings};
 pub use parts::{ProcessSettings, to_value};
 pub use password::Password;
@@ -55,11 +56,11 @@ pub trait Settings:
     /// Reports every other invalid value.
     fn check(&self, faults: &mut Faults);
 
-    /// Returns the guarantees of these settings, one line each, for `check`.
     /// Reports each value whose guarantee is weaker than at least once, for `--strict`. Use
     /// [`Faults::add_weak`].
     fn check_guarantee(&self, _faults: &mut Faults) {}
 
+    /// Returns the guarantees of these settings, one line each, for `check`.
     ///
     /// # Errors
     /// A value is wrong, and nobody has checked these settings.
@@ -75,6 +76,11 @@ pub trait Settings:
     /// Returns the cost of the resources that these settings need, as far as it is known, one line
     /// each. For `plan`.
     fn costs(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Returns the cost of a month for these messages, line by line. Each service tells its own part.
+    fn estimate(&self, _load: &Load, _prices: &Prices) -> Vec<Item> {
         Vec::new()
     }
 
