@@ -194,7 +194,8 @@ pub(crate) fn parse(
     actions: &[clap::Command],
 ) -> Invocation {
     let mut known = command(name, about, actions);
-    let matches = known.get_matches_from_mut(arguments);
+    let matches = known.try_get_matches_from_mut(arguments);
+    let matches = matches.unwrap_or_else(|error| error.exit());
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let config = arguments.config;
     let config = config.or_else(|| std::env::var_os(CONFIG).map(PathBuf::from));
