@@ -1,6 +1,7 @@
 //! Settings of bigqueries.
 
 mod check;
+mod cost;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint, Intake, IntakeSettings, Reads};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::cost::{Item, Load, Prices};
 use service::memory::{self, Share};
 use service::settings::{Parsed, ProcessSettings, Variable};
 use service::{Faults, WrongSettings, cloud};
@@ -258,6 +260,10 @@ impl service::Settings for Settings {
         faults.require(rows <= MAX_INSERT_ALL_ROWS, "pipeline.batch.max_messages", right);
     }
 
+    fn check_guarantee(&self, faults: &mut Faults) {
+        DeadLetterConfig::check_guarantee(self.intake.dead_letters.as_ref(), faults);
+    }
+
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {
         let way = match self.write {
             Api::StorageWrite => "each message is a row at least once",
@@ -293,6 +299,10 @@ impl service::Settings for Settings {
             )
         };
         is_short.then(warning).into_iter().collect()
+    }
+
+    fn estimate(&self, load: &Load, prices: &Prices) -> Vec<Item> {
+        cost::of(self, load, prices)
     }
 
     fn apis(&self) -> Vec<cloud::Api> {

@@ -1,5 +1,7 @@
 //! Settings of enrich.
 
+mod cost;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use pubsub::{DeadLetterConfig, Endpoint, Intake, IntakeSettings, Reads, TopicId,
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::cloud::Api;
+use service::cost::{Item, Load, Prices};
 use service::google::Login;
 use service::memory::{self, Share};
 use service::settings::{Parsed, ProcessSettings, Variable, VariableKind};
@@ -185,6 +188,14 @@ impl service::Settings for Settings {
         self.admin.listener().check(Admin::SECTION, Reach::Anywhere, faults);
     }
 
+    fn check_guarantee(&self, faults: &mut Faults) {
+        if self.enrichment.on_missing == OnMissing::Drop {
+            let loses = "messages of unknown devices are dropped";
+            faults.add_weak("enrichment.on_missing", loses, "must be pass or dead_letter");
+        }
+        DeadLetterConfig::check_guarantee(self.intake.dead_letters.as_ref(), faults);
+    }
+
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {
         let missing = match self.enrichment.on_missing {
             OnMissing::Pass => "messages of unknown devices go on without a document",
@@ -205,6 +216,10 @@ impl service::Settings for Settings {
         let is_unbounded = self.cache.memory.max_bytes.limit().is_none();
         let warnings = [(is_open, warning), (is_unbounded, unbounded)].into_iter();
         warnings.filter(|(is_due, _)| *is_due).map(|(_, text)| text.to_owned()).collect()
+    }
+
+    fn estimate(&self, load: &Load, prices: &Prices) -> Vec<Item> {
+        cost::of(self, load, prices)
     }
 
     fn apis(&self) -> Vec<Api> {

@@ -23,6 +23,62 @@ fn the_example_is_right_and_shows_the_defaults() {
 }
 
 #[test]
+fn a_plan_estimates_the_month_of_its_own_part() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_enrich"));
+    command.args(["plan", "--offline", "--json", "--rate", "1000", "--bytes", "300", "--config"]);
+    let planned = command
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml"))
+        .env_clear()
+        .output()
+        .unwrap();
+
+    let json: serde_json::Value = serde_json::from_slice(&planned.stdout).unwrap();
+    let items = json["estimate"]["items"].as_array().unwrap();
+    let names: Vec<_> = items.iter().map(|item| item["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "Pub/Sub: delivery",
+            "Pub/Sub: publishing",
+            "Firestore: reads",
+            "Firestore: reads that the caches save"
+        ],
+        "{json}"
+    );
+    assert!(json["estimate"]["total"].as_f64().unwrap() > 80.0, "{json}");
+}
+
+#[test]
+fn a_strict_start_refuses_each_setting_that_may_lose_messages() {
+    let strict = |variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_enrich"));
+        command
+            .args(["--strict", "--config", concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml")])
+            .env_clear();
+        command.envs(variables.iter().copied()).output().unwrap()
+    };
+    let unknown = [
+        ("DATAFLOW__ENRICHMENT__ON_MISSING", "drop"),
+        ("DATAFLOW__DEAD_LETTERS__BUCKET", "letters"),
+    ];
+
+    for (variables, fault) in [
+        (&unknown[..], "enrichment.on_missing: messages of unknown devices are dropped"),
+        (
+            &[("DATAFLOW__DEAD_LETTERS", "drop")],
+            "dead_letters: messages that can never succeed are dropped",
+        ),
+        (&[], "dead_letters.bucket: of a dead letter that is too big"),
+    ] {
+        let refused = strict(variables);
+        assert_eq!(refused.status.code(), Some(2), "{fault}");
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(said.starts_with(fault) && said.lines().count() == 1, "{said}");
+        assert!(said.contains("with --strict: must "), "{said}");
+    }
+}
+
+#[test]
 fn every_fault_is_named_at_once_with_exit_code_2() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_enrich"));
     command.arg("check").env_clear();

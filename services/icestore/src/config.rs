@@ -1,6 +1,7 @@
 //! Settings of icestore.
 
 pub(crate) mod archive;
+mod cost;
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use pubsub::{DeadLetterConfig, Intake, IntakeSettings, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::cloud::Api;
+use service::cost::{Item, Load, Prices};
 use service::google::{EndpointUrl, Login};
 use service::memory::Share;
 use service::settings::{Parsed, ProcessSettings, Variable};
@@ -167,6 +169,10 @@ impl service::Settings for Settings {
         );
     }
 
+    fn check_guarantee(&self, faults: &mut Faults) {
+        DeadLetterConfig::check_guarantee(self.intake.dead_letters.as_ref(), faults);
+    }
+
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {
         Ok(self.intake.dead_letters.iter().map(DeadLetterConfig::guarantee).collect())
     }
@@ -209,6 +215,10 @@ impl service::Settings for Settings {
 
     fn costs(&self) -> Vec<String> {
         objects::outlook(&self.pipeline)
+    }
+
+    fn estimate(&self, load: &Load, prices: &Prices) -> Vec<Item> {
+        cost::of(self, load, prices)
     }
 
     fn variables() -> Vec<Variable> {

@@ -7,6 +7,7 @@ use pipeline::{Limits, Metrics};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use service::cost::{Per, Prices};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -16,9 +17,6 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_secs(600);
 /// Messages of an object below which a warning is due, at one object per second or more.
 const SMALL: f64 = 100.0;
-/// List price of creating a million objects, in US dollars. It is for class A operations on
-/// standard storage in a region: <https://cloud.google.com/storage/pricing-examples>.
-const DOLLARS_A_MILLION: f64 = 5.0;
 const SECONDS_A_DAY: f64 = 86_400.0;
 /// Memory of a message of 500 bytes in an open object: its compressed line, and what acknowledges
 /// the message.
@@ -112,27 +110,46 @@ impl Written {
     }
 }
 
-/// Describes the objects of a day and their cost, at this many objects per second.
+/// Describes the objects of a day and their cost, at this many objects per second and the list price
+/// of creating one.
 fn cost_of_day(objects_a_second: f64) -> String {
+    let prices = Prices::built_in();
     let a_day = objects_a_second * SECONDS_A_DAY;
-    let dollars = a_day / 1e6 * DOLLARS_A_MILLION;
-    format!("{a_day:.0} objects a day (about {dollars:.2} USD a day to create them)")
+    let cost = a_day / Per::ThousandOperations.size() * prices.cloud_storage.class_a_per_1000;
+    let currency = prices.currency;
+    format!("{a_day:.0} objects a day (about {cost:.2} {currency} a day to create them)")
+}
+
+/// Bytes of a message in an open object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    /// Memory of its compressed line, and of what acknowledges it.
+    pub(crate) memory: f64,
+    /// Bytes of its line in the object.
+    pub(crate) stored: f64,
+}
+
+/// Estimates the mean number of messages in an object, with this many keys that are open at once.
+pub(crate) fn mean_messages(limits: &Limits, keys: f64, rate: f64, held: Held) -> f64 {
+    let in_memory = limits.max_batch_memory as f64 / held.memory;
+    let in_memory = in_memory.floor().min(limits.max_messages_in_flight as f64);
+    // Each lane has its own object for each key. An open object is half full on average.
+    let open = keys * limits.lane_count() as f64;
+    let most = (2.0 * in_memory / open).floor().min(limits.batch.max_messages as f64);
+    let most = most.min(limits.batch.max_bytes as f64 / held.stored).max(1.0);
+    let of_age = (rate * limits.batch.max_age.as_secs_f64() / open).max(1.0);
+    most.min(of_age)
 }
 
 /// Estimates the size and the cost of objects, for several numbers of keys that are open at once.
 pub(crate) fn outlook(limits: &Limits) -> Vec<String> {
     /// Numbers of open keys.
-    const KEYS: [usize; 4] = [10, 1_000, 5_000, 20_000];
+    const KEYS: [u32; 4] = [10, 1_000, 5_000, 20_000];
     const RATE: f64 = 1_000.0;
-    let memory = limits.max_batch_memory / MESSAGE_BYTES;
-    let held = memory.min(limits.max_messages_in_flight);
-    let seconds = limits.batch.max_age.as_secs_f64();
+    // The size of an object is left out: with many keys, memory or age come first.
+    let held = Held { memory: MESSAGE_BYTES as f64, stored: 0.0 };
     let lines = KEYS.map(|keys| {
-        // Each lane has its own object for each key. An open object is half full on average.
-        let open = keys * limits.lane_count();
-        let most = (2 * held / open).min(limits.batch.max_messages).max(1) as f64;
-        let of_age = (RATE * seconds / open as f64).max(1.0);
-        let mean = most.min(of_age);
+        let mean = mean_messages(limits, f64::from(keys), RATE, held);
         let cost = cost_of_day(RATE / mean);
         format!(
             "objects: {keys} open keys, {RATE:.0} messages/s of 500 bytes: {mean:.0} messages an object, {cost}"

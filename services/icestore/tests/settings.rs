@@ -40,6 +40,83 @@ fn a_section_with_one_key_keeps_the_other_defaults() {
     assert_eq!(settings.intake.subscription.max_outstanding_messages, 1_000_000);
 }
 
+/// Runs `icestore plan` with the example and these arguments, without reaching anything.
+fn plan(arguments: &[&str]) -> std::process::Output {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_icestore"));
+    command.args(["plan", "--offline", "--config", example]).args(arguments);
+    command.env_clear().output().unwrap()
+}
+
+#[test]
+fn a_plan_estimates_the_month_of_its_own_part_line_by_line() {
+    let load = ["--rate", "1000", "--bytes", "300", "--keys", "20"];
+
+    let text = plan(&load);
+    let json = plan(&[&load[..], &["--json"]].concat());
+    let bare = plan(&["--json"]);
+
+    let text = String::from_utf8(text.stdout).unwrap();
+    let line =
+        "Pub/Sub: delivery: 1000 messages/s x 1000 bytes x 2628000 s = 2.39 TiB, at 40 = 95.61 USD";
+    assert!(text.contains(line), "{text}");
+    assert!(text.contains("this is an estimate and not a bill"), "{text}");
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let items = json["estimate"]["items"].as_array().unwrap();
+    let names: Vec<_> = items.iter().map(|item| item["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["Pub/Sub: delivery", "Cloud Storage: objects", "Cloud Storage: storage"]);
+    let sum: f64 = items.iter().map(|item| item["cost"].as_f64().unwrap()).sum();
+    assert!((json["estimate"]["total"].as_f64().unwrap() - sum).abs() < 1e-9, "{json}");
+    let bare: serde_json::Value = serde_json::from_slice(&bare.stdout).unwrap();
+    assert_eq!((bare.get("estimate"), &bare["dependencies"]), (None, &serde_json::json!([])));
+}
+
+#[test]
+fn prices_of_another_file_take_the_place_of_the_built_in_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prices.yaml");
+    let built_in = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/service/prices.yaml");
+    let built_in = std::fs::read_to_string(built_in).unwrap();
+    let load = ["--rate", "1000", "--bytes", "300", "--prices", file.to_str().unwrap()];
+
+    std::fs::write(&file, built_in.replace("throughput_per_tib: 40.0", "throughput_per_tib: 20"))
+        .unwrap();
+    let half = plan(&load);
+    std::fs::write(&file, "date: 2026-01-01").unwrap();
+    let wrong = plan(&load);
+
+    let half = String::from_utf8(half.stdout).unwrap();
+    assert!(half.contains("2.39 TiB, at 20 = 47.80 USD"), "{half}");
+    assert_eq!(wrong.status.code(), Some(1));
+    let wrong = String::from_utf8(wrong.stderr).unwrap();
+    assert!(wrong.contains("prices.yaml: missing field `region`"), "{wrong}");
+}
+
+#[test]
+fn a_strict_start_refuses_each_setting_that_may_lose_messages() {
+    let strict = |variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_icestore"));
+        command
+            .args(["--strict", "--config", concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml")])
+            .env_clear();
+        command.envs(variables.iter().copied()).output().unwrap()
+    };
+
+    for (variables, fault) in [
+        (
+            &[("DATAFLOW__DEAD_LETTERS", "drop")][..],
+            "dead_letters: messages that can never succeed are dropped",
+        ),
+        (&[], "dead_letters.bucket: of a dead letter that is too big"),
+    ] {
+        let refused = strict(variables);
+        assert_eq!(refused.status.code(), Some(2), "{fault}");
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(said.starts_with(fault) && said.lines().count() == 1, "{said}");
+        assert!(said.contains("with --strict: must "), "{said}");
+    }
+}
+
 #[test]
 fn the_attribute_of_the_folder_is_a_setting_with_a_warning() {
     use service::Settings as _;

@@ -2,6 +2,7 @@
 
 mod broker;
 mod check;
+mod cost;
 mod http_ingest;
 mod variables;
 

@@ -1,5 +1,7 @@
 //! Guarantees of each route, in words.
 
+pub(crate) mod strict;
+
 use std::sync::Arc;
 
 use service::Health;

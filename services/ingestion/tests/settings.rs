@@ -34,6 +34,59 @@ fn the_example_is_right_and_shows_the_defaults() {
 }
 
 #[test]
+fn a_plan_estimates_the_month_of_its_own_part() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ingestion"));
+    command.args(["plan", "--offline", "--json", "--rate", "1000", "--bytes", "300", "--config"]);
+    let planned = command
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml"))
+        .env_clear()
+        .output()
+        .unwrap();
+
+    let json: serde_json::Value = serde_json::from_slice(&planned.stdout).unwrap();
+    let items = json["estimate"]["items"].as_array().unwrap();
+    let names: Vec<_> = items.iter().map(|item| item["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["Pub/Sub: publishing"], "{json}");
+    assert!(json["estimate"]["total"].as_f64().unwrap() > 80.0, "{json}");
+}
+
+#[test]
+fn a_strict_start_and_a_strict_check_name_each_setting_that_may_lose_messages() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml");
+    let strict = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ingestion"));
+        command.args(arguments).args(["--config", example]).env_clear();
+        command.envs(variables.iter().copied()).output().unwrap()
+    };
+    let weak = [
+        ("DATAFLOW__ROUTES__UPLINKS__SOURCE__QOS", "0"),
+        ("DATAFLOW__MQTT__SESSION_EXPIRY", "1m"),
+        ("DATAFLOW__DEAD_LETTERS", "drop"),
+    ];
+
+    let started = strict(&["--strict"], &weak);
+    let checked = strict(&["check", "--strict", "--json"], &weak);
+    let right = strict(&["check", "--strict"], &[("DATAFLOW__DEAD_LETTERS__BUCKET", "letters")]);
+    let lenient = strict(&["check"], &weak);
+
+    assert_eq!((started.status.code(), checked.status.code()), (Some(2), Some(2)));
+    let said = String::from_utf8(started.stderr).unwrap();
+    let keys: Vec<_> = said.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(
+        keys,
+        ["routes.uplinks.source.qos", "mqtt.session_expiry", "dead_letters"],
+        "{said}"
+    );
+    assert!(said.contains("(from DATAFLOW__MQTT__SESSION_EXPIRY)"), "{said}");
+    let json: Value = serde_json::from_slice(&checked.stdout).unwrap();
+    let faults: Vec<_> = json["faults"].as_array().unwrap().iter().collect();
+    assert_eq!(faults, said.lines().collect::<Vec<_>>());
+    assert_eq!((right.status.code(), lenient.status.code()), (Some(0), Some(0)));
+    let promised = String::from_utf8(right.stdout).unwrap();
+    assert!(promised.contains("strict: no setting may lose messages"), "{promised}");
+}
+
+#[test]
 fn settings_that_nobody_has_checked_promise_nothing() {
     let mut settings = Settings::default();
     let mut route = RouteSettings::default();

@@ -13,6 +13,7 @@ use rows::Mapped;
 use rows::column::Column;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::cost::{Item, Load, Prices};
 use service::memory::{self, Share};
 use service::settings::{ProcessSettings, Variable};
 use service::{Faults, WrongSettings, cloud};
@@ -204,6 +205,10 @@ impl service::Settings for Settings {
         faults.limits("pipeline", &self.pipeline);
     }
 
+    fn check_guarantee(&self, faults: &mut Faults) {
+        DeadLetterConfig::check_guarantee(self.intake.dead_letters.as_ref(), faults);
+    }
+
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {
         let way = match self.table.partition_by_day {
             None => "each message is one row, however often it is delivered",
@@ -218,6 +223,10 @@ impl service::Settings for Settings {
 
     fn warnings(&self) -> Vec<String> {
         self.postgres.warnings()
+    }
+
+    fn estimate(&self, load: &Load, prices: &Prices) -> Vec<Item> {
+        vec![pubsub::cost::delivery(load, self.input, prices)]
     }
 
     fn apis(&self) -> Vec<cloud::Api> {

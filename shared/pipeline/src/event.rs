@@ -2,7 +2,8 @@
 
 use std::hash::Hasher;
 
-use message::{Message, Origin, OriginKind, attribute, timestamp, trace};
+use message::trace::Context;
+use message::{Message, Origin, OriginKind, attribute, timestamp};
 use time::OffsetDateTime;
 
 use crate::hops::{Ids, RecordKind, RecordText};
@@ -49,8 +50,8 @@ pub trait Event: Send + Sync + 'static {
         false
     }
 
-    /// Returns the trace id for the log, if the event has one.
-    fn trace_id(&self) -> Option<&str> {
+    /// Returns the trace for the log, if the event has one.
+    fn trace(&self) -> Option<Context<'_>> {
         None
     }
 
@@ -116,8 +117,8 @@ impl Event for Message {
         self.counts_attempts
     }
 
-    fn trace_id(&self) -> Option<&str> {
-        trace::id(self)
+    fn trace(&self) -> Option<Context<'_>> {
+        Context::of(self)
     }
 
     fn ingest_time(&self) -> Option<OffsetDateTime> {

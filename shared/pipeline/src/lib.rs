@@ -31,6 +31,7 @@ mod keyed;
 mod lane;
 mod lease_plan;
 mod limits;
+mod log_fields;
 mod merged;
 pub mod metrics;
 pub mod oldest_unacked;

@@ -7,6 +7,7 @@
 mod admin;
 mod audience;
 mod connection;
+pub mod cost;
 mod dead_letters;
 mod guard;
 mod intake;

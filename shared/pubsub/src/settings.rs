@@ -258,6 +258,23 @@ impl DeadLetterConfig {
         }
     }
 
+    /// Reports the choices that lose messages, or parts of them. Messages that are left to the
+    /// subscription are not lost: the service is not ready unless its subscription has a policy.
+    pub fn check_guarantee(dead_letters: Option<&Self>, faults: &mut Faults) {
+        match dead_letters {
+            Some(Self::Keyword(Keyword::Drop)) => {
+                let loses = "messages that can never succeed are dropped";
+                faults.add_weak("dead_letters", loses, "must be `{topic_id: ...}`");
+            }
+            Some(Self::Topic { bucket: None, .. }) => {
+                let loses = "of a dead letter that is too big for Pub/Sub, only 1 MB is kept";
+                faults.add_weak(Self::BUCKET_KEY, loses, "must name a bucket");
+            }
+            Some(Self::Topic { bucket: Some(_), .. } | Self::Keyword(Keyword::Subscription))
+            | None => {}
+        }
+    }
+
     /// Returns the topic of the dead letters, if they have one.
     ///
     /// # Errors

@@ -1,15 +1,17 @@
 //! Command line of a service.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{BoolValueParser, TypedValueParser as _};
+use clap::error::ErrorKind;
 use clap::{
     Arg, ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     ValueHint, value_parser,
 };
 
-use crate::settings::{Files, SectionFile};
+use crate::cost::Load;
+use crate::settings::{Demand, Files, SectionFile};
 use crate::tools::preflight::Form;
 
 /// Variable that stands for `--config`.
@@ -27,6 +29,8 @@ struct Arguments {
     /// Settings in YAML; without it, defaults and DATAFLOW__... variables alone.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, global = true)]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    strict: StrictOption,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -50,6 +54,8 @@ pub(crate) enum Command {
         #[arg(long)]
         online: bool,
         #[command(flatten)]
+        strict: StrictOption,
+        #[command(flatten)]
         output: JsonOption,
     },
     #[command(
@@ -58,10 +64,20 @@ pub(crate) enum Command {
             least roles on it: topics, subscriptions, tables, views, buckets, collections, Redis, the \
             broker. Says whether each is there. Changes nothing but a test key in the cache; \
             deploy/gcp.sh creates what is missing. Exits with 1 if something is missing, denied or differs.\n\n\
-            With --json it prints an object: `warnings` and `costs`, one line each, `cloud` and \
-            `dependencies`."
+            With --rate and --bytes it also estimates what a month of such messages costs in this \
+            service, and shows the calculation line by line.\n\n\
+            With --json it prints an object: `warnings` and `costs`, one line each, `estimate` if \
+            there is one, `cloud` and `dependencies`."
     )]
-    Plan(JsonOption),
+    Plan {
+        #[command(flatten)]
+        cost: CostOptions,
+        /// Reach nothing: leave out the cloud and the dependencies.
+        #[arg(long)]
+        offline: bool,
+        #[command(flatten)]
+        output: JsonOption,
+    },
     /// Prints the JSON Schema of the settings, for editors.
     Schema,
     /// Asks the service that runs here whether it is ready, for health checks.
@@ -69,6 +85,70 @@ pub(crate) enum Command {
     /// Runs one of the service's own subcommands, given by its index in the list of actions.
     #[command(skip)]
     Act(usize, ArgMatches),
+}
+
+/// Option of a start and of `check` to demand the full guarantee.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct StrictOption {
+    /// Refuse settings whose guarantee is weaker than at least once, and name each of them.
+    #[arg(
+        long = "strict",
+        action = ArgAction::SetTrue,
+        value_parser = BoolValueParser::new()
+            .map(|strict| if strict { Demand::AtLeastOnce } else { Demand::AsSet })
+    )]
+    pub(crate) demand: Demand,
+}
+
+/// Options of `plan` that ask for an estimate of the cost.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CostOptions {
+    /// Messages a second, as a mean over the month. Asks for an estimate of the monthly cost.
+    #[arg(long, value_name = "MESSAGES", requires = "bytes", value_parser = above_zero)]
+    rate: Option<f64>,
+    /// Bytes of the payload of a message, as a device sends it.
+    #[arg(long, value_name = "BYTES", requires = "rate", value_parser = above_zero)]
+    bytes: Option<f64>,
+    /// Devices that send these messages. Each has a document in Firestore.
+    #[arg(long, value_name = "DEVICES", requires = "rate", value_parser = above_zero)]
+    devices: Option<f64>,
+    /// Share of messages, 0 to 1, whose document a cache has. By default, freshness and devices tell.
+    #[arg(long, value_name = "SHARE", requires = "rate", value_parser = share)]
+    hit_rate: Option<f64>,
+    /// Batch keys that are open at once, such as locations. Each has an object of its own.
+    #[arg(long, value_name = "KEYS", requires = "rate", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    keys: u32,
+    /// Plain bytes for each byte of a compressed object.
+    #[arg(long, value_name = "RATIO", requires = "rate", value_parser = above_zero)]
+    compression: Option<f64>,
+    /// Prices in the form of prices.yaml, in place of those that are built in.
+    #[arg(long, value_name = "FILE", requires = "rate", value_hint = ValueHint::FilePath)]
+    prices: Option<PathBuf>,
+}
+
+impl CostOptions {
+    /// Returns the messages to estimate for, if an estimate is asked for.
+    pub(crate) fn load(&self) -> Option<Load> {
+        let Self { rate, bytes, devices, hit_rate, keys, compression, prices: _ } = self;
+        let load = Load::new((*rate)?, (*bytes)?);
+        let (devices, hit_rate, compression) = (*devices, *hit_rate, *compression);
+        Some(Load { devices, hit_rate, keys: f64::from(*keys), compression, ..load })
+    }
+
+    /// Returns the file of the prices, if there is one.
+    pub(crate) fn prices(&self) -> Option<&Path> {
+        self.prices.as_deref()
+    }
+}
+
+fn above_zero(text: &str) -> Result<f64, &'static str> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
+    number.ok_or("must be a number above 0")
+}
+
+fn share(text: &str) -> Result<f64, &'static str> {
+    let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or("must be a number from 0 to 1, such as 0.99")
 }
 
 /// Option of subcommands that also print output for programs.
@@ -87,7 +167,7 @@ impl Command {
     /// Returns the output format of the command.
     pub(crate) fn form(&self) -> Form {
         match self {
-            Self::Check { output, .. } | Self::Plan(output) => output.form,
+            Self::Check { output, .. } | Self::Plan { output, .. } => output.form,
             Self::Run | Self::Schema | Self::Probe | Self::Act(..) => Form::Text,
         }
     }
@@ -103,14 +183,24 @@ pub(crate) struct Own<'a> {
     pub sections: &'static [SectionFile],
 }
 
-/// Parses the command line: the files that options name, and the task.
+/// Parsed command line.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    /// Files of the settings.
+    pub(crate) files: Files,
+    /// Guarantee that the settings must give.
+    pub(crate) demand: Demand,
+    /// Task of the process.
+    pub(crate) command: Command,
+}
+
+/// Parses the command line.
 ///
 /// Prints a text and exits for `--help`, `--version` and mistakes.
-pub(crate) fn parse(
-    arguments: impl IntoIterator<Item = OsString>,
-    own: &Own<'_>,
-) -> (Files, Command) {
-    let matches = command(own).get_matches_from(arguments);
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>, own: &Own<'_>) -> Invocation {
+    let mut known = command(own);
+    let matches = known.try_get_matches_from_mut(arguments);
+    let matches = matches.unwrap_or_else(|error| error.exit());
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let file = |known: &SectionFile| {
         Some((known.section, matches.get_one::<PathBuf>(known.section)?.clone()))
@@ -122,7 +212,27 @@ pub(crate) fn parse(
         let index = actions.iter().position(|action| action.get_name() == given)?;
         Some(Command::Act(index, of_it.clone()))
     });
-    (files, own.or(arguments.command).unwrap_or(Command::Run))
+    let mut command = own.or(arguments.command).unwrap_or(Command::Run);
+    let Some(demand) = demand(arguments.strict, &command) else {
+        let why = "--strict is for a start of the service, and for `check`";
+        known.error(ErrorKind::ArgumentConflict, why).exit();
+    };
+    if let Command::Check { strict, .. } = &mut command {
+        strict.demand = demand;
+    }
+    Invocation { files, demand, command }
+}
+
+/// Returns the guarantee that the settings must give. Returns nothing if the command would ignore
+/// what the user demands.
+fn demand(given: StrictOption, command: &Command) -> Option<Demand> {
+    match (command, given.demand) {
+        (Command::Check { strict, .. }, Demand::AsSet) => Some(strict.demand),
+        (Command::Run | Command::Check { .. }, demand) => Some(demand),
+        (Command::Plan { .. } | Command::Schema | Command::Probe | Command::Act(..), demand) => {
+            (demand == Demand::AsSet).then_some(demand)
+        }
+    }
 }
 
 fn command(own: &Own<'_>) -> clap::Command {
@@ -139,13 +249,71 @@ fn command(own: &Own<'_>) -> clap::Command {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_command_line_holds_together() {
+    fn enrich(actions: &[clap::Command]) -> Own<'_> {
         const SECTIONS: &[SectionFile] =
             &[SectionFile { section: "routes", variable: "ROUTES", help: "Routes." }];
-        let actions = [clap::Command::new("view").about("own")];
-        let own = Own { name: "enrich", about: "about", actions: &actions, sections: SECTIONS };
+        Own { name: "enrich", about: "about", actions, sections: SECTIONS }
+    }
 
-        command(&own).debug_assert();
+    #[test]
+    fn the_command_line_holds_together() {
+        command(&enrich(&[clap::Command::new("view").about("own")])).debug_assert();
+    }
+
+    /// Returns the demand of a command line, or nothing if its command would ignore it.
+    fn demanded(arguments: &[&str]) -> Option<Demand> {
+        let matches = command(&enrich(&[])).get_matches_from([&["enrich"], arguments].concat());
+        let arguments = Arguments::from_arg_matches(&matches).unwrap();
+        demand(arguments.strict, &arguments.command.unwrap_or(Command::Run))
+    }
+
+    /// Returns the messages that a plan estimates for.
+    fn planned(arguments: &[&str]) -> Result<Option<Load>, clap::Error> {
+        let arguments = [&["enrich", "plan"], arguments].concat();
+        let matches = command(&enrich(&[])).try_get_matches_from(arguments)?;
+        let Some(Command::Plan { cost, .. }) = Arguments::from_arg_matches(&matches)?.command
+        else {
+            panic!("another command")
+        };
+        Ok(cost.load())
+    }
+
+    #[test]
+    fn a_plan_estimates_for_the_messages_that_it_is_given() {
+        assert_eq!(planned(&["--json"]).unwrap(), None);
+        let given = ["--rate", "1000", "--bytes", "300", "--devices", "5e3", "--hit-rate", "0.99"];
+        let more = ["--keys", "20", "--compression", "4", "--prices", "p.yaml", "--offline"];
+
+        let load = planned(&[&given[..], &more].concat()).unwrap().unwrap();
+
+        let (devices, hit_rate, compression) = (Some(5_000.0), Some(0.99), Some(4.0));
+        let expected =
+            Load { devices, hit_rate, keys: 20.0, compression, ..Load::new(1_000.0, 300.0) };
+        assert_eq!(load, expected);
+        for wrong in [
+            &["--rate", "0", "--bytes", "1"][..],
+            &["--rate", "inf", "--bytes", "1"],
+            &["--rate", "1"],
+            &["--bytes", "1"],
+            &["--devices", "9"],
+            &["--rate", "1", "--bytes", "1", "--hit-rate", "1.1"],
+            &["--rate", "1", "--bytes", "1", "--keys", "0"],
+        ] {
+            assert!(planned(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_start_and_a_check_can_demand_the_full_guarantee() {
+        for strict in [&["--strict"][..], &["--strict", "check"], &["check", "--strict", "--json"]]
+        {
+            assert_eq!(demanded(strict), Some(Demand::AtLeastOnce), "{strict:?}");
+        }
+        for any in [&[][..], &["check"], &["plan"], &["schema"]] {
+            assert_eq!(demanded(any), Some(Demand::AsSet), "{any:?}");
+        }
+        for ignored in ["plan", "schema", "probe"] {
+            assert_eq!(demanded(&["--strict", ignored]), None, "{ignored}");
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! HTTP server for `/healthz`, `/readyz`, `/metrics`, `/status` and `/live`, and for routes of the
-//! service. `/` lists them.
+//! HTTP server for `/healthz`, `/readyz`, `/metrics`, `/status`, `/loglevel` and `/live`, and for
+//! routes of the service. `/` lists them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use crate::caller::Peer;
 use crate::impatient::Impatient;
 use crate::routes::{Checked, WrongRoute};
 use crate::settings::Http;
-use crate::{Context, Health, Routes, listen, live};
+use crate::{Context, Health, Routes, listen, live, loglevel, logs};
 
 /// Answer of `/`, for people who open it in a browser.
 const PATHS: &str = "\
@@ -29,6 +29,7 @@ const PATHS: &str = "\
 /readyz   200 when every dependency is there; with Accept: application/json, which one is not
 /metrics  numbers for Prometheus
 /status   version, settings, guarantees, counts and the last error
+/loglevel  levels of the log; PUT info,pubsub=debug changes them, from the same machine
 /live/events?tap=true   steps of some messages, as they happen; ?device= or ?ingest_id= for all of one
 /live/dead-letters      the last dead letters
 ";
@@ -98,6 +99,7 @@ pub(crate) async fn serve(
         .fallback(async move || unknown(&own))
         .with_state(context)
         .merge(live.routes())
+        .merge(loglevel::routes(logs::levels()))
         .merge(routes.router(|methods| live.guard(methods)));
     let router = router.into_make_service_with_connect_info::<Peer>();
     axum::serve(Listening(listener), router).await.context("serve health")
@@ -105,8 +107,8 @@ pub(crate) async fn serve(
 
 /// Answers an unknown path with the paths that exist. `own` are those of the service.
 fn unknown(own: &str) -> Response {
-    const THERE_ARE: &str = "there are /healthz, /readyz, /metrics, /status, /live/events and \
-                             /live/dead-letters\n";
+    const THERE_ARE: &str = "there are /healthz, /readyz, /metrics, /status, /loglevel, /live/events \
+                             and /live/dead-letters\n";
     (StatusCode::NOT_FOUND, format!("{THERE_ARE}{own}")).into_response()
 }
 

@@ -9,6 +9,7 @@
 pub mod args;
 pub mod caller;
 pub mod cloud;
+pub mod cost;
 pub mod credentials;
 pub mod google;
 pub mod health;
@@ -17,6 +18,7 @@ mod http;
 pub mod impatient;
 pub mod listen;
 mod live;
+mod loglevel;
 mod logs;
 pub mod memory;
 mod metrics;

@@ -174,7 +174,7 @@ impl Sending {
 }
 
 /// Returns an error in JSON [RFC 9457].
-fn problem(status: StatusCode, detail: &str) -> Response {
+pub(crate) fn problem(status: StatusCode, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or_default();
     let problem = json!({
         "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail,

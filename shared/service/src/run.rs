@@ -12,9 +12,12 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
-use crate::args::{Command, JsonOption, Own};
+use crate::args::{Command, CostOptions, Invocation, JsonOption, Own};
+use crate::cost::{Estimate, Prices};
 use crate::memory::Account;
-use crate::settings::{self, Environment, Faults, Files, SectionFile, Settings, WrongSettings};
+use crate::settings::{
+    self, Demand, Environment, Faults, Files, SectionFile, Settings, WrongSettings,
+};
 use crate::signals::{FAILED, LOG_PATIENCE, Signals};
 use crate::tools::preflight::{self, Form, Plan};
 use crate::tools::{probe, schema};
@@ -77,7 +80,7 @@ fn run_as<S: Service>(
     make: impl FnOnce(S::Settings) -> S,
 ) -> u8 {
     install_crypto();
-    logs::install();
+    logs::install(S::NAME);
     let code = run_from(arguments, about, actions, make);
     let written = output::finish();
     logs::flush(LOG_PATIENCE);
@@ -100,7 +103,7 @@ fn run_from<S: Service>(
     let commands: Vec<_> = actions.iter().map(|action| (action.command)()).collect();
     let sections = S::Settings::SECTION_FILES;
     let own = Own { name: S::NAME, about, actions: &commands, sections };
-    let (mut files, command) = args::parse(arguments, &own);
+    let Invocation { mut files, demand, command } = args::parse(arguments, &own);
     let environment = Environment::of_process();
     if let Ok(environment) = &environment {
         add_files(&mut files, sections, environment);
@@ -108,7 +111,7 @@ fn run_from<S: Service>(
     let settings = match (&command, &environment) {
         // The schema is the same for all settings.
         (Command::Schema, _) => Ok(S::Settings::default()),
-        (_, Ok(environment)) => settings::load_files::<S::Settings>(&files, environment),
+        (_, Ok(environment)) => settings::load_files::<S::Settings>(&files, environment, demand),
         (_, Err(wrong)) => Err(Faults::of_line(wrong.clone())),
     };
     let settings = match settings {
@@ -180,21 +183,29 @@ fn act_on<S: Service>(
             let signals = Signals::listen(settings.process().grace_period)?;
             runtime.block_on(live(signals, make, settings))
         }
-        Command::Check { online: false, output } => report_right::<S>(&settings, output.form),
-        Command::Check { online: true, output: JsonOption { form } } => {
+        Command::Check { online: false, strict, output } => {
+            report_right::<S>(&settings, strict.demand, output.form)
+        }
+        Command::Check { online: true, strict, output: JsonOption { form } } => {
             if form == Form::Text {
-                report_right::<S>(&settings, form)?;
+                report_right::<S>(&settings, strict.demand, form)?;
             }
             let dependencies = runtime.block_on(make(settings).preflight())?;
             preflight::report(dependencies, form)
         }
-        Command::Plan(JsonOption { form }) => {
+        Command::Plan { cost, offline, output: JsonOption { form } } => {
+            let estimate = estimate(&settings, &cost)?;
             let (warnings, costs) = (warnings(&settings), settings.costs());
-            let addresses = cloud::addresses(settings.apis());
-            let service = make(settings);
-            let both = async { tokio::join!(addresses, service.preflight()) };
-            let (cloud, dependencies) = runtime.block_on(both);
-            Plan { warnings, costs, cloud: cloud?, dependencies: dependencies? }.report(form)
+            let (cloud, dependencies) = if offline {
+                (Vec::new(), Vec::new())
+            } else {
+                let addresses = cloud::addresses(settings.apis());
+                let service = make(settings);
+                let both = async { tokio::join!(addresses, service.preflight()) };
+                let (cloud, dependencies) = runtime.block_on(both);
+                (cloud?, dependencies?)
+            };
+            Plan { warnings, costs, estimate, cloud, dependencies }.report(form)
         }
         Command::Schema => {
             output::line(format_args!("{:#}", schema::of::<S::Settings>()));
@@ -205,13 +216,27 @@ fn act_on<S: Service>(
     }
 }
 
+/// Estimates what these settings cost in a month, if the options ask for it.
+fn estimate(settings: &impl Settings, options: &CostOptions) -> anyhow::Result<Option<Estimate>> {
+    let Some(load) = options.load() else { return Ok(None) };
+    let prices = options.prices().map_or_else(|| Ok(Prices::built_in()), Prices::read)?;
+    let items = settings.estimate(&load, &prices);
+    Ok(Some(Estimate::of(load, &prices, items)))
+}
+
 /// Returns what works, but may surprise.
 fn warnings(settings: &impl Settings) -> Vec<String> {
     settings.warnings().into_iter().chain(proxies::note()).collect()
 }
 
-/// Prints what right settings promise, and the memory that they allow.
-fn report_right<S: Service>(settings: &S::Settings, form: Form) -> anyhow::Result<()> {
+/// Prints what right settings promise, and the memory that they allow. `demand` is the guarantee
+/// that they were checked for.
+fn report_right<S: Service>(
+    settings: &S::Settings,
+    demand: Demand,
+    form: Form,
+) -> anyhow::Result<()> {
+    let is_strict = demand == Demand::AtLeastOnce;
     let guarantees = settings.explain()?;
     let account = Account::of(settings.memory(), settings.memory_bytes());
     match form {
@@ -220,6 +245,7 @@ fn report_right<S: Service>(settings: &S::Settings, form: Form) -> anyhow::Resul
             json!({
                 "service": S::NAME,
                 "settings": "right",
+                "strict": is_strict,
                 "guarantees": guarantees,
                 "memory": account.report(),
                 "warnings": warnings(settings),
@@ -227,6 +253,9 @@ fn report_right<S: Service>(settings: &S::Settings, form: Form) -> anyhow::Resul
         )),
         Form::Text => {
             output::line(format_args!("{}: settings are right", S::NAME));
+            if is_strict {
+                output::line("strict: no setting may lose messages");
+            }
             let lines = account.lines().into_iter().chain(warnings(settings));
             guarantees.into_iter().chain(lines).for_each(output::line);
         }

@@ -7,8 +7,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::Api;
+use crate::cost::{Item, Load, Prices};
 use crate::memory::Share;
 
+mod demand;
 mod duplicates;
 mod environment;
 mod faults;
@@ -28,6 +30,7 @@ pub mod url;
 mod variables;
 mod wrong_type;
 
+pub use demand::Demand;
 pub use environment::Environment;
 pub use faults::Faults;
 pub use files::{Files, SectionFile};
@@ -58,6 +61,10 @@ pub trait Settings:
     /// Reports every other invalid value.
     fn check(&self, faults: &mut Faults);
 
+    /// Reports each value whose guarantee is weaker than at least once, for `--strict`. Use
+    /// [`Faults::add_weak`].
+    fn check_guarantee(&self, _faults: &mut Faults) {}
+
     /// Returns the guarantees of these settings, one line each, for `check`.
     ///
     /// # Errors
@@ -74,6 +81,11 @@ pub trait Settings:
     /// Returns the cost of the resources that these settings need, as far as it is known, one line
     /// each. For `plan`.
     fn costs(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Returns the cost of a month for these messages, line by line. Each service tells its own part.
+    fn estimate(&self, _load: &Load, _prices: &Prices) -> Vec<Item> {
         Vec::new()
     }
 

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use pubsub::{DeadLetterConfig, Endpoint};
 use service::cloud::Api;
+use service::cost::{Item, Load, Prices};
 use service::memory::Share;
 use service::settings::{ProcessSettings, SectionFile, Tls, Variable, VariableKind};
 use service::{Faults, WrongSettings};
 
-use super::{HttpIngest, MAX_CONNECTIONS, Mqtt, Settings, broker, variables};
+use super::{HttpIngest, MAX_CONNECTIONS, Mqtt, Settings, broker, cost, variables};
 use crate::guarantee;
 use crate::mqtt::{Grants, MAX_PROPERTIES_MEMORY, security};
 use crate::routes::{self, Routes};
@@ -118,8 +119,16 @@ impl service::Settings for Settings {
         faults.limits("pipeline", &self.pipeline);
     }
 
+    fn check_guarantee(&self, faults: &mut Faults) {
+        guarantee::strict::check(self, faults);
+    }
+
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {
         Ok(guarantee::of(self, &Routes::new(&self.routes)?, false, &Grants::new()))
+    }
+
+    fn estimate(&self, load: &Load, prices: &Prices) -> Vec<Item> {
+        cost::of(self, load, prices)
     }
 
     fn apis(&self) -> Vec<Api> {

@@ -128,7 +128,8 @@ impl Shown {
     ) {
         let shown = panics::catch("show dead letter", || self.show_dead_letter(dead_letter, ids));
         if let Err(error) = shown {
-            warn!(error = format!("{error:#}"), "viewers do not see a dead letter");
+            let service = dead_letter.service;
+            warn!(service, error = format!("{error:#}"), "viewers do not see a dead letter");
         }
     }
 

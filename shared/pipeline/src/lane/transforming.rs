@@ -5,7 +5,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tracing::warn;
 
 use super::Lane;
 use crate::dead_letter::DeadLetters;
@@ -13,6 +12,7 @@ use crate::hops::{HopStep, MAX_RECORD_BYTES, Told};
 use crate::intake::Tracked;
 use crate::keyed::Keyed;
 use crate::lease_plan::{Deadline, LeasePlan};
+use crate::log_fields::log_message;
 use crate::metrics::Metrics;
 use crate::retry::{Attempt, Failure, Report, Series};
 use crate::shared::Shared;
@@ -163,8 +163,13 @@ where
         }
         // The series of attempts makes another one as long as the lease allows it.
         Err(error) if error.recovery() == Recovery::Retry => {
-            let (trace, error) = (tracked.message.trace_id(), format!("{error:#}"));
-            warn!(trace, error, "the lease ends, handing the message back");
+            log_message!(
+                WARN,
+                &*shared,
+                Some(&tracked.message),
+                error = format!("{error:#}"),
+                "the lease ends, handing the message back"
+            );
             let entries = vec![Entry::new(tracked, false)];
             // Boxed, because otherwise every message's future would reserve the space for it.
             Outcome::Settled(Box::pin(Writer::new(&shared).nack_later(entries, "transform")).await)

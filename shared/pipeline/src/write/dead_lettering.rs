@@ -2,7 +2,6 @@
 //! source.
 
 use futures::future::{join, join_all};
-use tracing::{debug, warn};
 
 use super::attempt::{Attempted, Paced, before};
 use super::{Entry, Writer};
@@ -11,6 +10,7 @@ use crate::hops::{HopStep, Told};
 use crate::intake::Tracked;
 use crate::keyed::Keyed;
 use crate::lease_plan::{Deadline, LeasePlan};
+use crate::log_fields::log_message;
 use crate::metrics::Metrics;
 use crate::retry::{Attempt, Failure, Report};
 use crate::spacing::Spacing;
@@ -34,7 +34,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
     /// Settles a message that has no record: a rejected one goes to the dead letters, any other back to
     /// the source. Returns its identity if it is ordered and was nacked.
     pub(crate) async fn give_up(&self, tracked: Tracked<E>, error: Error) -> Vec<Keyed> {
-        let (trace, text) = (tracked.message.trace_id(), format!("{error:#}"));
+        let message = Some(&tracked.message);
         let reason = match error.recovery() {
             Recovery::Reject(reason) => {
                 let entry = Entry::new(tracked, true);
@@ -42,11 +42,20 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
                 return Vec::new();
             }
             Recovery::Retry => {
-                warn!(trace, error = text, "not possible now, handing the message back");
+                let error = format!("{error:#}");
+                let text = "not possible now, handing the message back";
+                log_message!(WARN, self.shared, message, error, "{text}");
                 "transform"
             }
             Recovery::Nack => {
-                debug!(trace, error = text, "handing the message back");
+                let error = || format!("{error:#}");
+                log_message!(
+                    DEBUG,
+                    self.shared,
+                    message,
+                    error = error(),
+                    "handing the message back"
+                );
                 "asked"
             }
             Recovery::Stop => {
@@ -106,8 +115,9 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
         let (Policy::Write(dead_letters), Some(original)) =
             (&shared.dead_letters, entry.original.as_deref())
         else {
-            let trace = entry.original.as_deref().and_then(E::trace_id);
-            warn!(reason = reason.as_str(), detail, trace, "a message can never succeed");
+            let (message, reason_text) = (entry.original.as_deref(), reason.as_str());
+            let text = "a message can never succeed";
+            log_message!(WARN, shared, message, reason = reason_text, detail, "{text}");
             if matches!(shared.dead_letters, Policy::Drop) {
                 Metrics::count_reason(&metrics.dropped, reason, 1);
                 if let Some(owner) = entry.handle.owner.as_deref() {
@@ -133,15 +143,15 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
         match self.write(dead_letters, &dead_letter, lease.deadline(attempt_timeout)).await {
             Ok(()) => {
                 shared.dead_letter_outage.over();
-                let trace = original.trace_id();
-                debug!(reason = reason.as_str(), trace, "a message is in the dead letters");
+                let (message, text) = (Some(original), "a message is in the dead letters");
+                log_message!(DEBUG, shared, message, reason = reason.as_str(), "{text}");
                 Metrics::count_reason(&metrics.dead_lettered, reason, 1);
                 shared.shown.dead_lettered(&dead_letter, || dead_letters.ids(&dead_letter));
                 entry.handle.settlement.settle(Disposition::DeadLettered(reason));
                 Ok(())
             }
             Err(error) => {
-                log_failure(original, reason, &error);
+                self.log_failure(original, reason, &error);
                 let is_stop = error.recovery() == Recovery::Stop;
                 if is_stop {
                     shared.fail(error);
@@ -150,6 +160,12 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
                 Err(Undelivered { entry, reason })
             }
         }
+    }
+
+    fn log_failure(&self, original: &E, reason: Reason, error: &Error) {
+        let (message, text) = (Some(original), "a dead letter could not be written");
+        let (reason, error) = (reason.as_str(), format!("{error:#}"));
+        log_message!(WARN, self.shared, message, reason, error, "{text}");
     }
 
     /// Writes a dead letter until it is durable or the lease of its message ends.
@@ -209,9 +225,4 @@ impl<D: DeadLetters<E>, E: Event> Attempt for WriteDeadLetter<'_, D, E> {
             Attempted::LeaseOver(error) => Err(Failure::Final(error)),
         }
     }
-}
-
-fn log_failure(original: &impl Event, reason: Reason, error: &Error) {
-    let (trace, error) = (original.trace_id(), format!("{error:#}"));
-    warn!(reason = reason.as_str(), trace, error, "a dead letter could not be written");
 }

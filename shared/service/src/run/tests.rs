@@ -1,7 +1,8 @@
 //! Tests that processes end as they must, even if something blocks them. Each test starts this test
 //! binary again as a service with the fault that the variable names.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -52,11 +53,13 @@ impl Process {
         Self { child, stderr }
     }
 
-    fn until_it_says(&mut self, text: &str) {
+    /// Returns what it has said up to this text.
+    fn until_it_says(&mut self, text: &str) -> String {
         let mut said = String::new();
         while !said.contains(text) {
             assert!(self.stderr.read_line(&mut said).unwrap() > 0, "it ended and said: {said}");
         }
+        said
     }
 
     fn terminate(&self) {
@@ -85,6 +88,37 @@ fn drained(trouble: Trouble) -> ExitStatus {
     process.until_it_says("in trouble");
     process.terminate();
     process.ended()
+}
+
+/// Sends a request to `/loglevel`, and returns the answer.
+fn loglevel(port: u16, request: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn the_levels_of_a_running_process_can_be_changed_and_each_line_names_its_service() {
+    let mut process = Process::start(Trouble::None, "30s");
+    let said = process.until_it_says("health server answers");
+    let (_, line) = said.rsplit_once('{').unwrap();
+    assert!(line.contains("\"service\":\"scripted\""), "{said}");
+    let port = said.split("\"address\":\"0.0.0.0:").nth(1).unwrap();
+    let port = port.split('"').next().unwrap().parse().unwrap();
+
+    let answer = loglevel(port, "PUT /loglevel HTTP/1.0\r\nContent-Length: 10\r\n\r\ninfo,a=off");
+    let changed = process.until_it_says("have changed");
+    let wrong = loglevel(port, "PUT /loglevel HTTP/1.0\r\nContent-Length: 6\r\n\r\na=loud");
+    let shown = loglevel(port, "GET /loglevel HTTP/1.0\r\n\r\n");
+
+    assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+    assert!(changed.contains("\"service\":\"scripted\",\"component\":\"service\""), "{changed}");
+    assert!(wrong.starts_with("HTTP/1.0 400 ") && wrong.contains("`a=loud`"), "{wrong}");
+    assert!(shown.ends_with("\r\n\r\ninfo,a=off\n"), "{shown}");
+    process.terminate();
+    assert_eq!(process.ended().code(), Some(0));
 }
 
 #[test]

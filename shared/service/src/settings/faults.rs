@@ -37,6 +37,12 @@ impl Faults {
         }
     }
 
+    /// Reports a value whose guarantee is weaker than at least once, for `--strict`. `loses` says which
+    /// messages it loses, and `right` what would lose none.
+    pub fn add_weak(&mut self, key: &str, loses: impl fmt::Display, right: impl fmt::Display) {
+        self.add(key, format_args!("{loses}; with --strict: {right}"));
+    }
+
     /// Reports a value that could not be read. Further faults of this key, or below it, are not
     /// reported.
     pub(super) fn add_unreadable(&mut self, key: &str, right: impl fmt::Display) {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::keys::Keys;
 use super::reading::Reading;
 use super::variables::{self, Layers};
-use super::{Environment, Faults, Files, OF_PROCESS, Settings, duplicates, parts};
+use super::{Demand, Environment, Faults, Files, OF_PROCESS, Settings, duplicates, parts};
 
 /// Reads settings: defaults, then `file`, then `variables`. Later layers override earlier ones.
 ///
@@ -30,14 +30,19 @@ pub fn load<T: Settings>(
 /// # Errors
 /// Returns all faults together.
 pub fn load_in<T: Settings>(file: Option<&Path>, environment: &Environment) -> Result<T, Faults> {
-    load_files(&Files::of(file), environment)
+    load_files(&Files::of(file), environment, Demand::AsSet)
 }
 
-/// Reads settings of several files in an environment, as [`load`] does.
+/// Reads settings of several files in an environment, as [`load`] does. A value whose guarantee is
+/// weaker than the demand is a fault.
 ///
 /// # Errors
 /// Returns all faults together.
-pub fn load_files<T: Settings>(files: &Files, environment: &Environment) -> Result<T, Faults> {
+pub fn load_files<T: Settings>(
+    files: &Files,
+    environment: &Environment,
+    demand: Demand,
+) -> Result<T, Faults> {
     let (keys, mut faults) = (Keys::of::<T>(), Faults::default());
     let known = [&OF_PROCESS[..], &T::variables()].concat();
     let mut layers = Layers::of(&known, environment, &keys, &mut faults);
@@ -68,6 +73,9 @@ pub fn load_files<T: Settings>(files: &Files, environment: &Environment) -> Resu
     }
     let Some(settings) = settings else { return Err(faults) };
     parts::check(&settings, &mut faults);
+    if demand == Demand::AtLeastOnce {
+        settings.check_guarantee(&mut faults);
+    }
     if faults.lines().is_empty() { Ok(settings) } else { Err(faults) }
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use serde::Serialize;
 
 use crate::cloud::Address;
+use crate::cost::Estimate;
 use crate::settings::url;
 use crate::{credentials, output};
 
@@ -107,6 +108,9 @@ pub(crate) struct Plan {
     pub(crate) warnings: Vec<String>,
     /// Known costs.
     pub(crate) costs: Vec<String>,
+    /// Estimate of the monthly cost, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) estimate: Option<Estimate>,
     /// Addresses of Google's APIs.
     pub(crate) cloud: Vec<Address>,
     /// Resources, with the roles that they need.
@@ -131,6 +135,9 @@ impl Plan {
         let mut text = String::new();
         for line in self.warnings.iter().chain(&self.costs) {
             text.push_str(&format!("{line}\n"));
+        }
+        if let Some(estimate) = &self.estimate {
+            text.push_str(&estimate.to_string());
         }
         for Address { api, url, credentials, quota_project } in &self.cloud {
             let billed = quota_project.iter().map(|project| format!(", quota project {project}"));
@@ -227,6 +234,7 @@ mod tests {
         Plan {
             warnings: vec!["a proxy is set".into()],
             costs: vec!["objects cost".into()],
+            estimate: None,
             cloud: vec![address],
             dependencies,
         }
