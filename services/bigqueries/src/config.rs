@@ -233,6 +233,7 @@ impl Reads for Settings {
             project: &self.process.project,
             settings: &self.intake,
             storage: self.storage.clone(),
+            clients: self.process.google.identity().into(),
         }
     }
 }

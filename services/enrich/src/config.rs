@@ -151,6 +151,15 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Returns the collection of the documents. The connection is opened when it is first needed.
+    #[must_use]
+    pub fn documents(&self) -> firestore::Firestore {
+        let ProcessSettings { project, google, .. } = &self.process;
+        firestore::Firestore::with_identity(project, &self.firestore, google.identity())
+    }
+}
+
 impl Reads for Settings {
     const REASONS: Reasons = crate::REASONS;
 
@@ -160,6 +169,7 @@ impl Reads for Settings {
             project: &self.process.project,
             settings: &self.intake,
             storage: self.storage.clone(),
+            clients: self.process.google.identity().into(),
         }
     }
 }

@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod apply;
 pub mod cache;
+mod clients;
 pub mod config;
 pub mod enrichment;
 pub mod key;
@@ -30,7 +31,9 @@ use web::Server;
 use apply::{Apply, Fields};
 use cache::firestore::Firestore;
 use cache::invalidation::Listener;
+use cache::redis::Redis;
 use cache::{Fetch, Lookup};
+pub use clients::{Clients, RedisClient};
 use config::{Admin, Settings};
 use enrichment::Enrichment;
 use key::{FirstOf, Key};
@@ -56,6 +59,7 @@ pub struct Enrich<K = FirstOf, A = Fields, F = Firestore> {
     key: K,
     apply: A,
     source: F,
+    clients: Clients,
 }
 
 impl Enrich {
@@ -64,8 +68,8 @@ impl Enrich {
     pub fn new(settings: Settings) -> Self {
         let key = FirstOf::new(settings.enrichment.key.clone());
         let apply = Fields::new(settings.enrichment.fields.clone());
-        let source = Firestore::new(&settings.process.project, &settings.firestore);
-        Self { settings, key, apply, source }
+        let source = settings.documents();
+        Self { settings, key, apply, source, clients: Clients::default() }
     }
 }
 
@@ -73,7 +77,14 @@ impl<K: Key, A: Apply, F: Fetch> Enrich<K, A, F> {
     /// Creates the service with a custom key, applier and source of documents.
     #[must_use]
     pub fn with(settings: Settings, key: K, apply: A, source: F) -> Self {
-        Self { settings, key, apply, source }
+        Self { settings, key, apply, source, clients: Clients::default() }
+    }
+
+    /// Uses clients and credentials that are handed in. Those that are left out are built from the
+    /// settings.
+    #[must_use]
+    pub fn with_clients(self, clients: Clients) -> Self {
+        Self { source: self.source.with_clients(&clients), clients, ..self }
     }
 }
 
@@ -87,14 +98,18 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
     }
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { settings, key, apply, source } = self;
+        let Self { settings, key, apply, source, clients } = self;
         let metrics = Metrics::default();
         let counts = context.registry.pipeline(Self::NAME, &REASONS);
         context.registry.register(|registry| metrics.register(registry));
         let mut watchers = JoinSet::new();
-        let (lookup, admin) = open(&settings, source, &metrics, context, &mut watchers).await?;
+        let redis = Redis::of(&settings.cache.redis, clients.redis)?;
+        let (lookup, reader) = Lookup::with_redis(&settings.cache, redis, source, metrics.clone());
+        watchers.spawn(reader);
+        let admin = open(&settings, &lookup, context, &mut watchers).await?;
         let topic = settings.topic()?;
-        let opened = settings.intake().open([topic.clone()], context, &mut watchers).await?;
+        let intake = settings.intake().with_clients(clients.intake);
+        let opened = intake.open([topic.clone()], context, &mut watchers).await?;
         context.health.tell("guarantees", guarantees(&settings, &opened.guard)?);
         let pipeline = Pipeline {
             service: Self::NAME,
@@ -108,7 +123,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
                 topic,
                 metrics,
             },
-            sink: pubsub::Sink::new(opened.publishers, opened.guard),
+            sink: pubsub::Sink::new(opened.publishers, opened.guard).reporting_to(&context.health),
             dead_letters: opened.dead_letters,
             limits: settings.pipeline,
             metrics: counts,
@@ -120,33 +135,32 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let settings = &self.settings;
         let topic = settings.topic()?;
-        let mut dependencies = settings.intake().preflight([topic]).await?;
+        let intake = settings.intake().with_clients(self.clients.intake.clone());
+        let mut dependencies = intake.preflight([topic]).await?;
         dependencies.push(preflight::documents(&self.source, &settings.firestore.collection).await);
-        dependencies.extend(preflight::redis(&settings.cache.redis, &self.source).await);
+        let redis = self.clients.redis.clone();
+        dependencies.extend(preflight::redis(&settings.cache.redis, redis, &self.source).await);
         Ok(dependencies)
     }
 }
 
-/// Opens the caches and the admin port, and serves them.
+/// Opens the admin port, and watches the caches.
 async fn open<F: Fetch>(
     settings: &Settings,
-    source: F,
-    metrics: &Metrics,
+    lookup: &Lookup<F>,
     context: &Context,
     watchers: &mut JoinSet<()>,
-) -> anyhow::Result<(Lookup<F>, Server)> {
+) -> anyhow::Result<Server> {
     let condition = context.health.condition("documents");
-    let (lookup, reader) = Lookup::new(&settings.cache, source, metrics.clone())?;
     let admin = admin::bind(&settings.admin).await?;
     context.health.tell("admin", admin.address().to_string());
     let counts = web::Metrics::default();
     context.registry.register(|registry| counts.register(registry, &[Admin::SECTION]));
     let admin = admin.serve(admin::routes(lookup.clone()), &counts);
-    watchers.spawn(reader);
     watchers.spawn(watch(lookup.clone(), condition, context.health.clone()));
     let listener = Listener::start(lookup.clone(), context.health.clone()).await;
     watchers.spawn(listener.run());
-    Ok((lookup, admin))
+    Ok(admin)
 }
 
 fn guarantees(settings: &Settings, guard: &TopicGuard) -> Result<Vec<String>, WrongSettings> {

@@ -5,7 +5,7 @@ pub(crate) mod archive;
 use std::time::Duration;
 
 use pipeline::{Error, Limits, Reasons, batch};
-use pubsub::{DeadLetterConfig, Intake, IntakeSettings, Reads, Subscription};
+use pubsub::{Clients, DeadLetterConfig, Intake, IntakeSettings, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::cloud::Api;
@@ -55,12 +55,13 @@ pub struct Storage {
 impl Storage {
     const BUCKET_KEY: &str = "storage.bucket";
 
-    /// Opens the bucket. Sends nothing yet.
+    /// Opens the bucket with these clients. Sends nothing yet.
     ///
     /// # Errors
     /// No client can be built, or nobody has checked these settings.
-    pub async fn open(&self) -> Result<Bucket, Error> {
-        Bucket::new(self.bucket.value(Self::BUCKET_KEY)?, &self.endpoint()).await
+    pub async fn open(&self, clients: &Clients) -> Result<Bucket, Error> {
+        let name = self.bucket.value(Self::BUCKET_KEY)?;
+        Bucket::open(name, &self.endpoint(), &clients.identity, &clients.storage).await
     }
 
     /// Returns the address of Cloud Storage, with its credentials.
@@ -125,6 +126,7 @@ impl Reads for Settings {
             project: &self.process.project,
             settings: &self.intake,
             storage: self.storage.endpoint(),
+            clients: self.process.google.identity().into(),
         }
     }
 }

@@ -33,7 +33,9 @@ use std::sync::Arc;
 use anyhow::bail;
 use pipeline::dead_letter::Policy;
 use pipeline::{Pipeline, Reasons};
-use pubsub::{Admin, Connection, DeadLetters, Preflight, Publishers, TopicGuard, TopicName};
+use pubsub::{
+    Admin, Clients, Connection, DeadLetters, Preflight, Publishers, TopicGuard, TopicName,
+};
 use service::{Context, Dependency, Health, Running, Service, WrongSettings};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -60,6 +62,7 @@ pub struct Ingestion<E = FromTopic> {
     enricher: E,
     mode: Mode,
     metrics: Metrics,
+    clients: Clients,
 }
 
 impl Ingestion {
@@ -75,7 +78,15 @@ impl<E: Enricher> Ingestion<E> {
     /// Creates the service with a custom enricher.
     #[must_use]
     pub fn with_enricher(settings: Settings, enricher: E) -> Self {
-        Self { settings, enricher, mode: Mode::Run, metrics: Metrics::default() }
+        let (metrics, clients) = (Metrics::default(), Clients::default());
+        Self { settings, enricher, mode: Mode::Run, metrics, clients }
+    }
+
+    /// Uses clients and credentials that are handed in. Those that are left out are built from the
+    /// settings.
+    #[must_use]
+    pub fn with_clients(self, clients: Clients) -> Self {
+        Self { clients, ..self }
     }
 
     /// Carries the messages that the broker still holds for this replica, and then ends its
@@ -125,7 +136,8 @@ impl<E: Enricher> Service for Ingestion<E> {
     }
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { settings, enricher, mode, metrics } = self;
+        let Self { settings, enricher, mode, metrics, clients } = self;
+        let clients = clients.or_settings(&settings.process.google);
         let (health, registry) = (&context.health, &context.registry);
         let counts = registry.pipeline(Self::NAME, &REASONS);
         registry.register(|registry| metrics.register(registry));
@@ -140,16 +152,15 @@ impl<E: Enricher> Service for Ingestion<E> {
             None => None,
         };
 
-        let connection = Connection::new(settings.pubsub.clone());
+        let connection = Connection::new(settings.pubsub.clone()).with_clients(clients.clone());
         let admin = Admin::new(&connection).await?;
         let guard = TopicGuard::new(topics(&settings)?);
         guard.wait(&admin, &topics_condition).await;
 
         let publishers = Publishers::new(&connection).await?;
-        let dead_letters =
-            open_dead_letters(&settings, &publishers, &guard).await?.map(|dead_letters| {
-                Named::new(dead_letters, Arc::clone(&routes), settings.identity.clone())
-            });
+        let dead_letters = open_dead_letters(&settings, &publishers, &guard, &clients).await?.map(
+            |dead_letters| Named::new(dead_letters, Arc::clone(&routes), settings.identity.clone()),
+        );
         let mqtt = settings.has_mqtt().then(|| connect(&settings, mode, &routes, &metrics, health));
         let grants = source::grants(mqtt.as_ref());
         let (port, http) = http.unzip();
@@ -166,7 +177,7 @@ impl<E: Enricher> Service for Ingestion<E> {
             service: Self::NAME,
             source: Sources::of(mqtt, http, settings.pipeline.retry, counts.clone()),
             dead_letters,
-            sink: pubsub::Sink::new(publishers, guard),
+            sink: pubsub::Sink::new(publishers, guard).reporting_to(health),
             transform: Route::new(&settings, Arc::clone(&routes), enricher, metrics.clone())?,
             limits: settings.pipeline.clone(),
             metrics: counts,
@@ -186,6 +197,7 @@ impl<E: Enricher> Service for Ingestion<E> {
             topics: producer_topics(settings)?,
             subscription: None,
             dead_letters: settings.dead_letters.as_ref(),
+            clients: &self.clients.clone().or_settings(&settings.process.google),
         };
         let mut dependencies = preflight.check().await?;
         if settings.has_mqtt() {
@@ -200,11 +212,12 @@ async fn open_dead_letters(
     settings: &Settings,
     publishers: &Publishers,
     guard: &TopicGuard,
+    clients: &Clients,
 ) -> anyhow::Result<Policy<DeadLetters>> {
     let dead_letters = settings.dead_letters.as_ref();
     let dead_letters = dead_letters.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
     let (project, storage) = (&settings.process.project, &settings.storage);
-    Ok(DeadLetters::policy(dead_letters, project, publishers, guard, storage).await?)
+    Ok(DeadLetters::policy(dead_letters, project, publishers, guard, storage, clients).await?)
 }
 
 /// Answers requests over HTTP and gRPC, until the service is drained.

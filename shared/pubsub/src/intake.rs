@@ -8,6 +8,7 @@ use service::{Context, Dependency};
 use tokio::task::JoinSet;
 
 use crate::admin::{Admin, subscription_watcher};
+use crate::clients::Clients;
 use crate::connection::Connection;
 use crate::dead_letters::DeadLetters;
 use crate::guard::TopicGuard;
@@ -38,6 +39,8 @@ pub struct Intake<'a> {
     pub settings: &'a IntakeSettings,
     /// Connection settings of Cloud Storage, for large dead letters.
     pub storage: storage::Endpoint,
+    /// Credentials of the settings, and clients that are handed in.
+    pub clients: Clients,
 }
 
 /// A running intake.
@@ -53,6 +56,14 @@ pub struct Opened {
 }
 
 impl<'a> Intake<'a> {
+    /// Uses clients that are handed in. Without credentials of their own, they use those of the
+    /// settings.
+    #[must_use]
+    pub fn with_clients(self, clients: Clients) -> Self {
+        let identity = clients.identity.clone().or(self.clients.identity);
+        Self { clients: Clients { identity, ..clients }, ..self }
+    }
+
     /// Waits until `topics` and the dead-letter topic exist, then opens the subscription. Adds the
     /// tasks that keep readiness up to date to `watchers`.
     ///
@@ -70,7 +81,7 @@ impl<'a> Intake<'a> {
         let IntakeSettings { subscription, dead_letters, pubsub } = self.settings;
         let dead_letters = dead_letters.as_ref().context("dead_letters is required")?;
 
-        let connection = Connection::new(pubsub.clone());
+        let connection = Connection::new(pubsub.clone()).with_clients(self.clients.clone());
         let admin = Admin::new(&connection).await?;
         let topics: Vec<_> = topics.into_iter().chain(dead_letters.topic(self.project)?).collect();
         let guard = TopicGuard::new(topics.clone());
@@ -89,6 +100,7 @@ impl<'a> Intake<'a> {
                 &publishers,
                 &guard,
                 &self.storage,
+                &self.clients,
             )
             .await?,
             publishers,
@@ -119,6 +131,7 @@ impl<'a> Intake<'a> {
             topics: topics.into_iter().collect(),
             subscription: Some(&self.settings.subscription),
             dead_letters: self.settings.dead_letters.as_ref(),
+            clients: &self.clients,
         };
         preflight.check().await
     }

@@ -5,6 +5,7 @@
 //! requests. A [`TopicGuard`] prevents publishing to topics where nobody would see the messages.
 
 mod admin;
+mod clients;
 mod connection;
 mod dead_letters;
 mod guard;
@@ -14,6 +15,8 @@ mod names;
 mod outgoing;
 mod preflight;
 mod proxy;
+mod published;
+mod publisher;
 mod publishers;
 pub mod reasons;
 mod settings;
@@ -22,6 +25,7 @@ mod source;
 pub mod tools;
 
 pub use admin::Admin;
+pub use clients::{Channels, Clients};
 pub use connection::Connection;
 pub use dead_letters::DeadLetters;
 pub use guard::TopicGuard;
@@ -29,6 +33,8 @@ pub use intake::{Intake, Opened, Reads};
 pub use names::{SubscriptionId, TopicId, TopicName};
 pub use outgoing::Outgoing;
 pub use preflight::Preflight;
+pub use published::Published;
+pub use publisher::{Confirmation, NewMessage, Publisher, PublisherLimits};
 pub use publishers::Publishers;
 pub use settings::{DeadLetterConfig, Endpoint, IntakeSettings, Keyword, Subscription};
 pub use sink::Sink;

@@ -158,6 +158,8 @@ fn act_on<S: Service>(
     make: impl FnOnce(S::Settings) -> S,
     settings: S::Settings,
 ) -> anyhow::Result<()> {
+    // A program may build clients where it makes its service.
+    let _entered = runtime.enter();
     match command {
         Command::Run => {
             // Before anything else: a signal during the start must find its listener.
@@ -174,7 +176,8 @@ fn act_on<S: Service>(
         }
         Command::Plan(JsonOption { form }) => {
             let (warnings, costs) = (warnings(&settings), settings.costs());
-            let addresses = cloud::addresses(settings.apis());
+            let google = settings.process().google.clone();
+            let addresses = cloud::addresses(settings.apis(), &google);
             let service = make(settings);
             let both = async { tokio::join!(addresses, service.preflight()) };
             let (cloud, dependencies) = runtime.block_on(both);
@@ -194,10 +197,11 @@ fn warnings(settings: &impl Settings) -> Vec<String> {
     settings.warnings().into_iter().chain(proxies::note()).collect()
 }
 
-/// Prints what right settings promise, and the memory that they allow.
+/// Prints what right settings promise, the credentials that they use, and the memory that they allow.
 fn report_right<S: Service>(settings: &S::Settings, form: Form) -> anyhow::Result<()> {
     let guarantees = settings.explain()?;
     let account = Account::of(settings.memory(), settings.memory_bytes());
+    let credentials = cloud::credentials(&settings.apis(), &settings.process().google);
     match form {
         Form::Json => output::line(format_args!(
             "{:#}",
@@ -205,6 +209,7 @@ fn report_right<S: Service>(settings: &S::Settings, form: Form) -> anyhow::Resul
                 "service": S::NAME,
                 "settings": "right",
                 "guarantees": guarantees,
+                "credentials": credentials,
                 "memory": account.report(),
                 "warnings": warnings(settings),
             })
@@ -212,7 +217,8 @@ fn report_right<S: Service>(settings: &S::Settings, form: Form) -> anyhow::Resul
         Form::Text => {
             output::line(format_args!("{}: settings are right", S::NAME));
             let lines = account.lines().into_iter().chain(warnings(settings));
-            guarantees.into_iter().chain(lines).for_each(output::line);
+            let credentials = credentials.iter().map(ToString::to_string);
+            guarantees.into_iter().chain(credentials).chain(lines).for_each(output::line);
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pipeline::Source as _;
 use pipeline::dead_letter::Policy;
-use pubsub::{DeadLetterConfig, Intake, IntakeSettings, Keyword, Subscription};
+use pubsub::{Clients, DeadLetterConfig, Intake, IntakeSettings, Keyword, Subscription};
 use serde_json::json;
 use service::{Context, Health, SharedRegistry};
 use tokio::task::JoinSet;
@@ -31,7 +31,13 @@ fn settings(env: &TestEnv, id: &str, dead_letters: Option<DeadLetterConfig>) -> 
 }
 
 fn intake(settings: &IntakeSettings) -> Intake<'_> {
-    Intake { service: "enrich", project: "p", settings, storage: storage::Endpoint::default() }
+    Intake {
+        service: "enrich",
+        project: "p",
+        settings,
+        storage: storage::Endpoint::default(),
+        clients: Clients::default(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Tests of the part of `check --online` about Pub/Sub.
 
-use pubsub::{DeadLetterConfig, Keyword, Preflight, Subscription, TopicName};
+use pubsub::{Clients, DeadLetterConfig, Keyword, Preflight, Subscription, TopicName};
 use serde_json::json;
 use service::Dependency;
 use service::tools::preflight::State;
@@ -22,6 +22,7 @@ async fn look(
         topics: topics.iter().map(|id| TopicName::new("p", id)).collect(),
         subscription: Some(&subscription),
         dead_letters,
+        clients: &Clients::default(),
     };
     preflight.check().await.unwrap()
 }

@@ -132,10 +132,8 @@ impl Plan {
         for line in self.warnings.iter().chain(&self.costs) {
             text.push_str(&format!("{line}\n"));
         }
-        for Address { api, url, credentials, quota_project } in &self.cloud {
-            let billed = quota_project.iter().map(|project| format!(", quota project {project}"));
-            let billed: String = billed.collect();
-            text.push_str(&format!("{:<12} {api:<13} {url}  ({credentials}{billed})\n", "cloud"));
+        for Address { api, url, caller } in &self.cloud {
+            text.push_str(&format!("{:<12} {api:<13} {url}  ({caller})\n", "cloud"));
         }
         text + &table(&self.dependencies, Roles::Shown)
     }
@@ -194,6 +192,7 @@ fn table(dependencies: &[Dependency], roles: Roles) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud::Caller;
 
     fn dependency(state: State) -> Dependency {
         let roles = &["roles/pubsub.publisher", "roles/pubsub.viewer"];
@@ -221,8 +220,11 @@ mod tests {
         let address = Address {
             api: "pubsub",
             url: "https://pubsub.googleapis.com".into(),
-            credentials: "service_account".into(),
-            quota_project: Some("payer".into()),
+            caller: Caller {
+                credentials: "service_account".into(),
+                credentials_file: None,
+                quota_project: Some("payer".into()),
+            },
         };
         Plan {
             warnings: vec!["a proxy is set".into()],
