@@ -130,7 +130,7 @@ impl Client {
                     let confirmed = self.request(metadata.clone(), request).await?;
                     if ids.is_empty() { ids = confirmed } else { ids.extend(confirmed) }
                 }
-                Ok((place, ids))
+                Ok::<_, Error>((place, ids))
             }
         });
         // All requests are awaited. A request that is cut short here would have to be sent again.
