@@ -1,11 +1,13 @@
 //! Clients of BigQuery. Both APIs use the same credentials.
 
+use std::sync::Arc;
+
 use bigquery::RestApi;
 use google_cloud_bigquery::client::Write;
 use pipeline::{Error, Recovery};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::google::{Access, EndpointUrl, Login};
+use service::google::{Access, Credentials, EndpointUrl, Identity, Login};
 use service::renewable::Renewable;
 use service::settings::Parsed;
 use service::{Faults, cloud, credentials};
@@ -29,17 +31,48 @@ pub struct Endpoint {
     pub storage_write_endpoint: Option<Parsed<EndpointUrl>>,
 }
 
+/// Clients and credentials that a program hands in. Those that are left out are built from the
+/// settings. No client that is handed in is rebuilt after a time-out.
+#[derive(Debug, Clone, Default)]
+pub struct Clients {
+    /// Clients of Pub/Sub and Cloud Storage. Their credentials are those of BigQuery, too.
+    pub intake: pubsub::Clients,
+    /// Client of the REST API. It checks the table, also for readiness, and writes with `insertAll`.
+    pub http: Option<reqwest::Client>,
+    /// Client of the Storage Write API. It has its own endpoint and credentials.
+    pub storage_write: Option<Arc<Write>>,
+}
+
+impl From<Credentials> for Clients {
+    fn from(credentials: Credentials) -> Self {
+        Self { intake: credentials.into(), ..Self::default() }
+    }
+}
+
 /// Builds a client of the REST API. Nothing is sent yet.
 ///
 /// # Errors
 /// `Stop` when there are no credentials.
 pub async fn rest(endpoint: &Endpoint) -> Result<Renewable<RestApi>, Error> {
-    bigquery::rest(endpoint.endpoint.as_ref(), endpoint.credentials).await
+    rest_with(endpoint, &Clients::default()).await
+}
+
+/// Builds a client of the REST API on what is handed in. Nothing is sent yet.
+///
+/// # Errors
+/// `Stop` when there are no credentials.
+pub async fn rest_with(
+    endpoint: &Endpoint,
+    clients: &Clients,
+) -> Result<Renewable<RestApi>, Error> {
+    let Clients { intake, http, .. } = clients;
+    let given = bigquery::Clients { identity: intake.identity.clone(), http: http.clone() };
+    bigquery::rest(endpoint.endpoint.as_ref(), endpoint.credentials, &given).await
 }
 
 impl Endpoint {
-    async fn access_to_storage_write(&self) -> Result<Access, Error> {
-        Access::find(self.url_of_storage_write(), self.credentials).await
+    async fn access_to_storage_write(&self, identity: &Identity) -> Result<Access, Error> {
+        Access::find(self.url_of_storage_write(), self.credentials, identity).await
     }
 
     fn url_of_storage_write(&self) -> Option<&Parsed<EndpointUrl>> {
@@ -72,12 +105,16 @@ impl Endpoint {
     }
 }
 
-/// Builds a client of the Storage Write API. Nothing is sent yet.
+/// Returns the client of the Storage Write API that was handed in, or builds one. Nothing is sent
+/// yet.
 ///
 /// # Errors
 /// `Stop` when there are no credentials.
-pub async fn storage_write(endpoint: &Endpoint) -> Result<Write, Error> {
-    let access = endpoint.access_to_storage_write().await?;
+pub async fn storage_write(endpoint: &Endpoint, clients: &Clients) -> Result<Arc<Write>, Error> {
+    if let Some(given) = &clients.storage_write {
+        return Ok(Arc::clone(given));
+    }
+    let access = endpoint.access_to_storage_write(&clients.intake.identity).await?;
     let builder = Write::builder()
         .with_credentials(access.credentials())
         .with_universe_domain(access.domain());
@@ -86,7 +123,7 @@ pub async fn storage_write(endpoint: &Endpoint) -> Result<Write, Error> {
         None => builder,
     };
     let built = builder.build().await;
-    built.map_err(|error| {
+    built.map(Arc::new).map_err(|error| {
         Recovery::Stop.because("build Storage Write client", credentials::explain(&error))
     })
 }

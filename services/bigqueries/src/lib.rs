@@ -27,6 +27,7 @@ use rows::{Mapped, Row, Rows, Typed};
 use service::{Context, Dependency, Running, Service};
 use tokio::task::JoinSet;
 
+use client::Clients;
 use config::{Api, Settings};
 use sink::Sink;
 use table::Table;
@@ -47,6 +48,7 @@ pub const REASONS: Reasons = Reasons {
 pub struct Bigqueries<R = Mapped> {
     settings: Settings,
     rows: R,
+    clients: Clients,
 }
 
 impl Bigqueries {
@@ -54,14 +56,23 @@ impl Bigqueries {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let rows = settings.rows();
-        Self { settings, rows }
+        Self { settings, rows, clients: Clients::default() }
     }
 
     /// Creates the service with a custom row type. The settings `table.columns` and
     /// `table.rest_column` have no effect then.
     #[must_use]
     pub fn with_row<R: Row>(settings: Settings) -> Bigqueries<Typed<R>> {
-        Bigqueries { settings, rows: Typed::default() }
+        Bigqueries { settings, rows: Typed::default(), clients: Clients::default() }
+    }
+}
+
+impl<R> Bigqueries<R> {
+    /// Uses clients and credentials that are handed in. Those that are left out are built from the
+    /// settings.
+    #[must_use]
+    pub fn with_clients(self, clients: Clients) -> Self {
+        Self { clients, ..self }
     }
 }
 
@@ -84,17 +95,19 @@ impl<R: Rows> Service for Bigqueries<R> {
     }
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { settings, rows } = self;
+        let Self { settings, rows, clients } = self;
         let health = &context.health;
         let counts = context.registry.pipeline(Self::NAME, &REASONS).with_refused(rows.reasons());
         let table_condition = health.condition("table");
         health.tell("guarantees", service::Settings::explain(&settings)?);
 
         let columns: Arc<[Column]> = rows.columns().into();
-        let (sink, table) = open(&settings, Arc::clone(&columns)).await?;
+        let intake = settings.intake().with_clients(clients.intake.clone());
+        let clients = Clients { intake: intake.clients.clone(), ..clients };
+        let (sink, table) = open(&settings, Arc::clone(&columns), clients).await?;
         table.wait(&table_condition).await?;
         let mut watchers = JoinSet::new();
-        let opened = settings.intake().open([], context, &mut watchers).await?;
+        let opened = intake.open([], context, &mut watchers).await?;
         watchers.spawn(table.watch(table_condition));
         let pipeline = Pipeline {
             service: Self::NAME,
@@ -111,8 +124,10 @@ impl<R: Rows> Service for Bigqueries<R> {
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let settings = &self.settings;
-        let (_, table) = open(settings, self.rows.columns().into()).await?;
-        let mut dependencies = settings.intake().preflight([]).await?;
+        let intake = settings.intake().with_clients(self.clients.intake.clone());
+        let clients = Clients { intake: intake.clients.clone(), ..self.clients.clone() };
+        let (_, table) = open(settings, self.rows.columns().into(), clients).await?;
+        let mut dependencies = intake.preflight([]).await?;
         dependencies.push(table.dependency().await);
         dependencies.extend(table.view_dependency().await);
         Ok(dependencies)
@@ -120,14 +135,20 @@ impl<R: Rows> Service for Bigqueries<R> {
 }
 
 /// Creates the table, and a sink for the API that the settings choose.
-async fn open(settings: &Settings, columns: Arc<[Column]>) -> anyhow::Result<(Sink, Table)> {
-    let rest = client::rest(&settings.bigquery).await?;
+async fn open(
+    settings: &Settings,
+    columns: Arc<[Column]>,
+    clients: Clients,
+) -> anyhow::Result<(Sink, Table)> {
+    let rest = client::rest_with(&settings.bigquery, &clients).await?;
     let name = settings.table_name();
     let table =
         Table::new(rest, name, columns, settings.table.clone()).written_with(settings.write);
     let sink = match settings.write {
         Api::InsertAll => Sink::insert_all(table.clone()),
-        Api::StorageWrite => Sink::storage_write(&settings.bigquery, table.clone()).await?,
+        Api::StorageWrite => {
+            Sink::storage_write_with(&settings.bigquery, table.clone(), clients).await?
+        }
     };
     Ok((sink, table))
 }

@@ -12,7 +12,7 @@ use pipeline::{Error, PushError, Recovery, Refusal};
 use service::renewable::Renewable;
 
 use crate::batch::{self, Columns, Lines, Schema};
-use crate::client::{self, Endpoint};
+use crate::client::{self, Clients, Endpoint};
 use crate::limits::{MAX_INSERT_ALL_ROWS, MAX_REQUEST_BYTES};
 use crate::table::Table;
 use crate::transform::Record;
@@ -64,13 +64,25 @@ impl Sink {
     /// # Errors
     /// `Stop` when the columns have no Arrow schema, or no client can be built.
     pub async fn storage_write(endpoint: &Endpoint, table: Table) -> Result<Self, Error> {
+        Self::storage_write_with(endpoint, table, Clients::default()).await
+    }
+
+    /// Creates a sink for the Storage Write API, with clients that are handed in.
+    ///
+    /// # Errors
+    /// Same as [`Sink::storage_write`].
+    pub async fn storage_write_with(
+        endpoint: &Endpoint,
+        table: Table,
+        clients: Clients,
+    ) -> Result<Self, Error> {
         let schema = Schema::new(table.columns());
         let schema = schema.map_err(|error| Recovery::Stop.because("make Arrow schema", error))?;
         let endpoint = endpoint.clone();
         let appender = Renewable::open(move || {
-            let endpoint = endpoint.clone();
+            let (endpoint, clients) = (endpoint.clone(), clients.clone());
             Box::pin(async move {
-                let client = client::storage_write(&endpoint).await?;
+                let client = client::storage_write(&endpoint, &clients).await?;
                 Ok(Appender::new(client))
             })
         });

@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
+use crate::clients::Clients;
 pub use breaker::Breaker;
 pub use function::{FromFn, from_fn};
 pub use lookup::Lookup;
@@ -64,6 +65,16 @@ pub trait Fetch: Send + Sync + 'static {
     /// Returns a name that is unique among all sources that share one Redis, such as
     /// `my-project/(default)/devices`.
     fn origin(&self) -> String;
+
+    /// Uses clients and credentials that a program hands to the service. A source of the program's own
+    /// has its clients already.
+    #[must_use]
+    fn with_clients(self, _clients: &Clients) -> Self
+    where
+        Self: Sized,
+    {
+        self
+    }
 
     /// Returns whether a key can exist there at all. A key that cannot exist is absent and is never
     /// asked for.

@@ -154,6 +154,15 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Returns the collection of the documents. The connection is opened when it is first needed.
+    #[must_use]
+    pub fn documents(&self) -> firestore::Firestore {
+        let ProcessSettings { project, google, .. } = &self.process;
+        firestore::Firestore::with_identity(project, &self.firestore, google.identity())
+    }
+}
+
 impl Reads for Settings {
     const REASONS: Reasons = crate::REASONS;
 
@@ -164,6 +173,7 @@ impl Reads for Settings {
             settings: &self.intake,
             storage: self.storage.clone(),
             audience: None,
+            clients: self.process.google.identity().into(),
         }
     }
 }

@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod apply;
 pub mod cache;
+mod clients;
 pub mod config;
 pub mod enrichment;
 pub mod key;
@@ -30,7 +31,9 @@ use web::Server;
 use apply::{Apply, Fields};
 use cache::firestore::Firestore;
 use cache::invalidation::Listener;
+use cache::redis::Redis;
 use cache::{Fetch, Lookup};
+pub use clients::{Clients, RedisClient};
 use config::{Admin, Settings};
 use enrichment::Enrichment;
 use key::{FirstOf, Key};
@@ -57,6 +60,7 @@ pub struct Enrich<K = FirstOf, A = Fields, F = Firestore> {
     apply: A,
     source: F,
     audience: Option<SharedAudience>,
+    clients: Clients,
 }
 
 impl Enrich {
@@ -65,8 +69,8 @@ impl Enrich {
     pub fn new(settings: Settings) -> Self {
         let key = FirstOf::new(settings.enrichment.key.clone());
         let apply = Fields::new(settings.enrichment.fields.clone());
-        let source = Firestore::new(&settings.process.project, &settings.firestore);
-        Self { settings, key, apply, source, audience: None }
+        let source = settings.documents();
+        Self { settings, key, apply, source, audience: None, clients: Clients::default() }
     }
 }
 
@@ -74,13 +78,20 @@ impl<K: Key, A: Apply, F: Fetch> Enrich<K, A, F> {
     /// Creates the service with a custom key, applier and source of documents.
     #[must_use]
     pub fn with(settings: Settings, key: K, apply: A, source: F) -> Self {
-        Self { settings, key, apply, source, audience: None }
+        Self { settings, key, apply, source, audience: None, clients: Clients::default() }
     }
 
     /// Finds the readers of topics by this rule, instead of asking Pub/Sub.
     #[must_use]
     pub fn with_audience(self, rule: impl FindAudience) -> Self {
         Self { audience: Some(SharedAudience::new(rule)), ..self }
+    }
+
+    /// Uses clients and credentials that are handed in. Those that are left out are built from the
+    /// settings.
+    #[must_use]
+    pub fn with_clients(self, clients: Clients) -> Self {
+        Self { source: self.source.with_clients(&clients), clients, ..self }
     }
 }
 
@@ -94,14 +105,17 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
     }
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { settings, key, apply, source, audience } = self;
+        let Self { settings, key, apply, source, audience, clients } = self;
         let metrics = Metrics::default();
         let counts = context.registry.pipeline(Self::NAME, &REASONS);
         context.registry.register(|registry| metrics.register(registry));
         let mut watchers = JoinSet::new();
-        let (lookup, admin) = open(&settings, source, &metrics, context, &mut watchers).await?;
+        let redis = Redis::of(&settings.cache.redis, clients.redis)?;
+        let (lookup, reader) = Lookup::with_redis(&settings.cache, redis, source, metrics.clone());
+        watchers.spawn(reader);
+        let admin = open(&settings, &lookup, context, &mut watchers).await?;
         let topic = settings.topic()?;
-        let intake = settings.intake().with_audience(audience);
+        let intake = settings.intake().with_audience(audience).with_clients(clients.intake);
         let opened = intake.open([topic.clone()], context, &mut watchers).await?;
         context.health.tell("guarantees", guarantees(&settings, &opened.guard)?);
         let pipeline = Pipeline {
@@ -116,7 +130,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
                 topic,
                 metrics,
             },
-            sink: pubsub::Sink::new(opened.publishers, opened.guard),
+            sink: pubsub::Sink::new(opened.publishers, opened.guard).reporting_to(&context.health),
             dead_letters: opened.dead_letters,
             limits: settings.pipeline,
             metrics: counts,
@@ -129,33 +143,32 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
         let settings = &self.settings;
         let topic = settings.topic()?;
         let intake = settings.intake().with_audience(self.audience.clone());
+        let intake = intake.with_clients(self.clients.intake.clone());
         let mut dependencies = intake.preflight([topic]).await?;
         dependencies.push(preflight::documents(&self.source, &settings.firestore.collection).await);
-        dependencies.extend(preflight::redis(&settings.cache.redis, &self.source).await);
+        let redis = self.clients.redis.clone();
+        dependencies.extend(preflight::redis(&settings.cache.redis, redis, &self.source).await);
         Ok(dependencies)
     }
 }
 
-/// Opens the caches and the admin port, and serves them.
+/// Opens the admin port, and watches the caches.
 async fn open<F: Fetch>(
     settings: &Settings,
-    source: F,
-    metrics: &Metrics,
+    lookup: &Lookup<F>,
     context: &Context,
     watchers: &mut JoinSet<()>,
-) -> anyhow::Result<(Lookup<F>, Server)> {
+) -> anyhow::Result<Server> {
     let condition = context.health.condition("documents");
-    let (lookup, reader) = Lookup::new(&settings.cache, source, metrics.clone())?;
     let admin = admin::bind(&settings.admin).await?;
     context.health.tell("admin", admin.address().to_string());
     let counts = web::Metrics::default();
     context.registry.register(|registry| counts.register(registry, &[Admin::SECTION]));
     let admin = admin.serve(admin::routes(lookup.clone()), &counts);
-    watchers.spawn(reader);
     watchers.spawn(watch(lookup.clone(), condition, context.health.clone()));
     let listener = Listener::start(lookup.clone(), context.health.clone()).await;
     watchers.spawn(listener.run());
-    Ok((lookup, admin))
+    Ok(admin)
 }
 
 fn guarantees(settings: &Settings, guard: &TopicGuard) -> Result<Vec<String>, WrongSettings> {

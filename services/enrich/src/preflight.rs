@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use crate::cache::redis::{Known, Put, Redis, RedisSettings, TEST_KEY};
 use crate::cache::{Entry, Fetch, LayerError};
+use crate::clients::RedisClient;
 
 /// Checks the source of documents. It must answer that the test key does not exist.
 pub(crate) async fn documents(source: &impl Fetch, collection: &str) -> Dependency {
@@ -22,10 +23,15 @@ pub(crate) async fn documents(source: &impl Fetch, collection: &str) -> Dependen
 
 /// Checks Redis and its channel of invalidations, if Redis is set. Both are used in the same way as
 /// by the service.
-pub(crate) async fn redis(settings: &RedisSettings, source: &impl Fetch) -> Vec<Dependency> {
-    let Some(name) = &settings.url else { return Vec::new() };
-    let dependency = |kind, state| Dependency { kind, name: name.to_string(), roles: &[], state };
-    let redis = match Redis::open(settings) {
+pub(crate) async fn redis(
+    settings: &RedisSettings,
+    given: Option<RedisClient>,
+    source: &impl Fetch,
+) -> Vec<Dependency> {
+    let name = given.as_ref().map(RedisClient::address);
+    let name = name.or_else(|| settings.url.as_ref().map(ToString::to_string)).unwrap_or_default();
+    let dependency = |kind, state| Dependency { kind, name: name.clone(), roles: &[], state };
+    let redis = match Redis::of(settings, given) {
         Ok(Some(redis)) => redis.of_source(&source.origin()),
         Ok(None) => return Vec::new(),
         Err(error) => return vec![dependency("redis", State::Differs(error.to_string()))],

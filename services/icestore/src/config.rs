@@ -6,7 +6,7 @@ mod cost;
 use std::time::Duration;
 
 use pipeline::{Error, Limits, Reasons, batch};
-use pubsub::{DeadLetterConfig, Intake, IntakeSettings, Reads, Subscription};
+use pubsub::{Clients, DeadLetterConfig, Intake, IntakeSettings, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::cloud::Api;
@@ -57,12 +57,13 @@ pub struct Storage {
 impl Storage {
     const BUCKET_KEY: &str = "storage.bucket";
 
-    /// Opens the bucket. Sends nothing yet.
+    /// Opens the bucket with these clients. Sends nothing yet.
     ///
     /// # Errors
     /// No client can be built, or nobody has checked these settings.
-    pub async fn open(&self) -> Result<Bucket, Error> {
-        Bucket::new(self.bucket.value(Self::BUCKET_KEY)?, &self.endpoint()).await
+    pub async fn open(&self, clients: &Clients) -> Result<Bucket, Error> {
+        let name = self.bucket.value(Self::BUCKET_KEY)?;
+        Bucket::open(name, &self.endpoint(), &clients.identity, &clients.storage).await
     }
 
     /// Returns the address of Cloud Storage, with its credentials.
@@ -128,6 +129,7 @@ impl Reads for Settings {
             settings: &self.intake,
             storage: self.storage.endpoint(),
             audience: None,
+            clients: self.process.google.identity().into(),
         }
     }
 }

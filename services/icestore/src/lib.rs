@@ -15,7 +15,7 @@ pub mod sink;
 pub mod tools;
 
 use pipeline::{Pipeline, Reasons};
-use pubsub::Reads as _;
+use pubsub::{Clients, Reads as _};
 use service::{Context, Dependency, Running, Service, WrongSettings};
 use tokio::task::JoinSet;
 
@@ -35,6 +35,7 @@ pub const REASONS: Reasons = Reasons {
 pub struct Icestore<K = Template> {
     settings: Settings,
     key: Result<K, WrongSettings>,
+    clients: Clients,
 }
 
 impl Icestore {
@@ -42,7 +43,7 @@ impl Icestore {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let key = settings.archive.template();
-        Self { settings, key }
+        Self { settings, key, clients: Clients::default() }
     }
 }
 
@@ -50,7 +51,14 @@ impl<K: BatchKey> Icestore<K> {
     /// Creates the service with a custom batch key.
     #[must_use]
     pub fn with_batch_key(settings: Settings, key: K) -> Self {
-        Self { settings, key: Ok(key) }
+        Self { settings, key: Ok(key), clients: Clients::default() }
+    }
+
+    /// Uses clients and credentials that are handed in. Those that are left out are built from the
+    /// settings.
+    #[must_use]
+    pub fn with_clients(self, clients: Clients) -> Self {
+        Self { clients, ..self }
     }
 }
 
@@ -64,7 +72,7 @@ impl<K: BatchKey> Service for Icestore<K> {
     }
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { settings, key } = self;
+        let Self { settings, key, clients } = self;
         let key = key?;
         let health = &context.health;
         let counts = context.registry.pipeline(Self::NAME, &REASONS);
@@ -73,10 +81,11 @@ impl<K: BatchKey> Service for Icestore<K> {
         let bucket_condition = health.condition("bucket");
         health.tell("guarantees", service::Settings::explain(&settings)?);
 
-        let bucket = settings.storage.open().await?;
+        let intake = settings.intake().with_clients(clients);
+        let bucket = settings.storage.open(&intake.clients).await?;
         bucket.wait(&bucket_condition).await;
         let mut watchers = JoinSet::new();
-        let opened = settings.intake().open([], context, &mut watchers).await?;
+        let opened = intake.open([], context, &mut watchers).await?;
         watchers.spawn(objects.clone().watch(counts.clone()));
         watchers.spawn(bucket.clone().watch(bucket_condition));
         let pipeline = Pipeline {
@@ -92,8 +101,10 @@ impl<K: BatchKey> Service for Icestore<K> {
     }
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
-        let mut dependencies = self.settings.intake().preflight([]).await?;
-        dependencies.push(self.settings.storage.open().await?.dependency().await);
+        let intake = self.settings.intake().with_clients(self.clients.clone());
+        let bucket = self.settings.storage.open(&intake.clients).await?;
+        let mut dependencies = intake.preflight([]).await?;
+        dependencies.push(bucket.dependency().await);
         Ok(dependencies)
     }
 }

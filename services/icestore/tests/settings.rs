@@ -140,6 +140,60 @@ fn the_attribute_of_the_folder_is_a_setting_with_a_warning() {
     assert!(warnings[0].starts_with("archive.time_attribute: whoever sends"), "{warnings:?}");
 }
 
+/// Runs `check` with right settings and these variables. Returns the exit code and the output.
+fn check(variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_icestore"));
+    command.arg("check").env_clear();
+    command.envs([
+        ("DATAFLOW__PROJECT", "p"),
+        ("DATAFLOW__SUBSCRIPTION__ID", "s"),
+        ("DATAFLOW__STORAGE__BUCKET", "b"),
+        ("DATAFLOW__DEAD_LETTERS", "drop"),
+    ]);
+    let checked = command.envs(variables.iter().copied()).output().unwrap();
+    let said = String::from_utf8([checked.stdout, checked.stderr].concat()).unwrap();
+    (checked.status.code(), said)
+}
+
+#[test]
+fn a_check_names_the_credentials_and_shows_nothing_of_their_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key.json");
+    let file = path.to_str().unwrap();
+    let variable = ("DATAFLOW__GOOGLE__CREDENTIALS_FILE", file);
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap().serialize_pem();
+    let mut content = serde_json::json!({
+        "type": "service_account", "client_email": "robot@p.iam.gserviceaccount.com",
+        "private_key_id": "hunter2", "private_key": key, "project_id": "p",
+    });
+
+    std::fs::write(&path, content.to_string()).unwrap();
+    let (code, right) = check(&[variable]);
+    content["private_key"] = "hunter2".into();
+    std::fs::write(&path, content.to_string()).unwrap();
+    let (wrong_code, wrong) = check(&[variable]);
+    let emulator = "127.0.0.1:1";
+    let emulators = [("PUBSUB_EMULATOR_HOST", emulator), ("STORAGE_EMULATOR_HOST", emulator)];
+    let (_, half) = check(&[variable, emulators[0]]);
+    let (emulated_code, emulated) = check(&[variable, emulators[0], emulators[1]]);
+
+    assert_eq!(code, Some(0), "{right}");
+    for api in ["pubsub", "storage"] {
+        let line = format!("{api}: credentials: service_account of {file}");
+        assert!(right.lines().any(|said| said == line), "{line} is not in:\n{right}");
+    }
+    assert_eq!(wrong_code, Some(2), "{wrong}");
+    let fault = format!("google.credentials_file: {file} has a `private_key` that is no PEM");
+    assert!(wrong.lines().any(|line| line.starts_with(&fault)), "{wrong}");
+    assert!(half.contains(&fault), "one API needs it: {half}");
+    assert_eq!(emulated_code, Some(0), "{emulated}");
+    let unused = "pubsub: credentials: anonymous; google.credentials_file is not used here";
+    assert!(emulated.lines().any(|line| line == unused), "{emulated}");
+    for said in [right, wrong, half, emulated] {
+        assert!(!said.contains("hunter2") && !said.contains("PRIVATE KEY-"), "{said}");
+    }
+}
+
 #[test]
 fn every_fault_is_named_at_once_with_exit_code_2() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_icestore"));

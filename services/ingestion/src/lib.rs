@@ -34,7 +34,7 @@ use anyhow::bail;
 use pipeline::dead_letter::Policy;
 use pipeline::{Pipeline, Reasons};
 use pubsub::{
-    Admin, Connection, DeadLetters, FindAudience, Preflight, Publishers, SharedAudience,
+    Admin, Clients, Connection, DeadLetters, FindAudience, Preflight, Publishers, SharedAudience,
     TopicGuard, TopicName,
 };
 use service::{Context, Dependency, Health, Running, Service, WrongSettings};
@@ -64,6 +64,7 @@ pub struct Ingestion<E = FromTopic> {
     audience: Option<SharedAudience>,
     mode: Mode,
     metrics: Metrics,
+    clients: Clients,
 }
 
 impl Ingestion {
@@ -79,14 +80,21 @@ impl<E: Enricher> Ingestion<E> {
     /// Creates the service with a custom enricher.
     #[must_use]
     pub fn with_enricher(settings: Settings, enricher: E) -> Self {
-        let (mode, metrics) = (Mode::Run, Metrics::default());
-        Self { settings, enricher, audience: None, mode, metrics }
+        let (metrics, clients) = (Metrics::default(), Clients::default());
+        Self { settings, enricher, audience: None, mode: Mode::Run, metrics, clients }
     }
 
     /// Finds the readers of topics by this rule, instead of asking Pub/Sub.
     #[must_use]
     pub fn with_audience(self, rule: impl FindAudience) -> Self {
         Self { audience: Some(SharedAudience::new(rule)), ..self }
+    }
+
+    /// Uses clients and credentials that are handed in. Those that are left out are built from the
+    /// settings.
+    #[must_use]
+    pub fn with_clients(self, clients: Clients) -> Self {
+        Self { clients, ..self }
     }
 
     /// Carries the messages that the broker still holds for this replica, and then ends its
@@ -136,7 +144,8 @@ impl<E: Enricher> Service for Ingestion<E> {
     }
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { settings, enricher, audience, mode, metrics } = self;
+        let Self { settings, enricher, audience, mode, metrics, clients } = self;
+        let clients = clients.or_settings(&settings.process.google);
         let (health, registry) = (&context.health, &context.registry);
         let counts = registry.pipeline(Self::NAME, &REASONS);
         registry.register(|registry| metrics.register(registry));
@@ -151,17 +160,16 @@ impl<E: Enricher> Service for Ingestion<E> {
             None => None,
         };
 
-        let connection = Connection::new(settings.pubsub.clone());
+        let connection = Connection::new(settings.pubsub.clone()).with_clients(clients.clone());
         let admin = Admin::new(&connection).await?;
         let guard = TopicGuard::new(topics(&settings)?);
         let audience = audience.unwrap_or_else(|| SharedAudience::new(admin));
         guard.wait(&audience, &topics_condition).await;
 
         let publishers = Publishers::new(&connection).await?;
-        let dead_letters =
-            open_dead_letters(&settings, &publishers, &guard).await?.map(|dead_letters| {
-                Named::new(dead_letters, Arc::clone(&routes), settings.identity.clone())
-            });
+        let dead_letters = open_dead_letters(&settings, &publishers, &guard, &clients).await?.map(
+            |dead_letters| Named::new(dead_letters, Arc::clone(&routes), settings.identity.clone()),
+        );
         let mqtt = settings.has_mqtt().then(|| connect(&settings, mode, &routes, &metrics, health));
         let grants = source::grants(mqtt.as_ref());
         let (port, http) = http.unzip();
@@ -178,7 +186,7 @@ impl<E: Enricher> Service for Ingestion<E> {
             service: Self::NAME,
             source: Sources::of(mqtt, http, settings.pipeline.retry, counts.clone()),
             dead_letters,
-            sink: pubsub::Sink::new(publishers, guard),
+            sink: pubsub::Sink::new(publishers, guard).reporting_to(health),
             transform: Route::new(&settings, Arc::clone(&routes), enricher, metrics.clone())?,
             limits: settings.pipeline.clone(),
             metrics: counts,
@@ -199,6 +207,7 @@ impl<E: Enricher> Service for Ingestion<E> {
             subscription: None,
             dead_letters: settings.dead_letters.as_ref(),
             audience: self.audience.clone(),
+            clients: &self.clients.clone().or_settings(&settings.process.google),
         };
         let mut dependencies = preflight.check().await?;
         if settings.has_mqtt() {
@@ -213,11 +222,12 @@ async fn open_dead_letters(
     settings: &Settings,
     publishers: &Publishers,
     guard: &TopicGuard,
+    clients: &Clients,
 ) -> anyhow::Result<Policy<DeadLetters>> {
     let dead_letters = settings.dead_letters.as_ref();
     let dead_letters = dead_letters.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
     let (project, storage) = (&settings.process.project, &settings.storage);
-    Ok(DeadLetters::policy(dead_letters, project, publishers, guard, storage).await?)
+    Ok(DeadLetters::policy(dead_letters, project, publishers, guard, storage, clients).await?)
 }
 
 /// Answers requests over HTTP and gRPC, until the service is drained.

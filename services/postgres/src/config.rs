@@ -184,6 +184,7 @@ impl Reads for Settings {
             settings: &self.intake,
             storage: self.storage.clone(),
             audience: None,
+            clients: self.process.google.identity().into(),
         }
     }
 }

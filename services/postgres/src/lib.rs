@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use pipeline::{Pipeline, Reasons};
 use postgresql::{Database, Sessions};
-use pubsub::Reads as _;
+use pubsub::{Clients, Reads as _};
 use rows::column::Column;
 use rows::{Mapped, Row, Rows, Typed};
 use service::{Context, Dependency, Running, Service};
@@ -52,6 +52,7 @@ pub const REASONS: Reasons = Reasons {
 pub struct Postgres<R = Mapped> {
     settings: Settings,
     rows: R,
+    clients: Clients,
 }
 
 impl Postgres {
@@ -59,14 +60,23 @@ impl Postgres {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let rows = settings.rows();
-        Self { settings, rows }
+        Self { settings, rows, clients: Clients::default() }
     }
 
     /// Creates the service with a custom row type, which has the columns `ingest_id` and
     /// `publish_time`. The settings `table.columns` and `table.rest_column` have no effect then.
     #[must_use]
     pub fn with_row<R: Row>(settings: Settings) -> Postgres<Typed<R>> {
-        Postgres { settings, rows: Typed::default() }
+        Postgres { settings, rows: Typed::default(), clients: Clients::default() }
+    }
+}
+
+impl<R> Postgres<R> {
+    /// Uses clients and credentials that are handed in. Those that are left out are built from the
+    /// settings.
+    #[must_use]
+    pub fn with_clients(self, clients: Clients) -> Self {
+        Self { clients, ..self }
     }
 }
 
@@ -90,7 +100,7 @@ impl<R: Rows> Service for Postgres<R> {
     }
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { settings, rows } = self;
+        let Self { settings, rows, clients } = self;
         let health = &context.health;
         let counts = context.registry.pipeline(Self::NAME, &REASONS).with_refused(rows.reasons());
         let metrics = metrics::Metrics::default();
@@ -103,7 +113,8 @@ impl<R: Rows> Service for Postgres<R> {
         let table = Table::new(database.clone(), Arc::clone(&statements));
         table.wait(&table_condition).await?;
         let mut watchers = JoinSet::new();
-        let opened = settings.intake().open([], context, &mut watchers).await?;
+        let intake = settings.intake().with_clients(clients);
+        let opened = intake.open([], context, &mut watchers).await?;
         watchers.spawn(table.watch(table_condition));
         let pipeline = Pipeline {
             service: Self::NAME,
@@ -122,7 +133,8 @@ impl<R: Rows> Service for Postgres<R> {
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let (database, statements) = open(&self.settings, &self.rows.columns())?;
-        let mut dependencies = self.settings.intake().preflight([]).await?;
+        let intake = self.settings.intake().with_clients(self.clients.clone());
+        let mut dependencies = intake.preflight([]).await?;
         dependencies.push(Table::new(database, statements).dependency().await);
         Ok(dependencies)
     }

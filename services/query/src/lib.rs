@@ -19,6 +19,7 @@ mod token;
 
 use axum::Router;
 use postgresql::{Server, Sessions};
+use service::google::Identity;
 use service::health::Pauses;
 use service::tools::preflight::State;
 use service::{Context, Dependency, Running, Service};
@@ -40,13 +41,26 @@ const PAUSES: Pauses = Pauses { ready: Duration::from_secs(3), not_ready: Durati
 /// The service with its settings, before its start.
 pub struct Query {
     settings: Settings,
+    clients: bigquery::Clients,
 }
 
 impl Query {
     /// Creates the service.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings }
+        Self { settings, clients: bigquery::Clients::default() }
+    }
+
+    /// Uses the client and the credentials that are handed in. What is left out is built from the
+    /// settings.
+    #[must_use]
+    pub fn with_clients(self, clients: bigquery::Clients) -> Self {
+        Self { clients, ..self }
+    }
+
+    /// Returns the credentials that were handed in, or else those of the settings.
+    fn identity(&self) -> Identity {
+        self.clients.identity.clone().or(self.settings.process.google.identity())
     }
 
     fn postgres(&self, server: &Server) -> anyhow::Result<PostgresTable> {
@@ -61,7 +75,9 @@ impl Query {
 
     async fn bigquery(&self, settings: &BigQuerySettings) -> anyhow::Result<BigQueryTable> {
         let Settings { process, table, timeout, .. } = &self.settings;
-        let api = bigquery::rest(settings.endpoint.as_ref(), settings.credentials).await?;
+        let clients = bigquery::Clients { identity: self.identity(), ..self.clients.clone() };
+        let api = bigquery::rest(settings.endpoint.as_ref(), settings.credentials, &clients);
+        let api = api.await?;
         Ok(BigQueryTable::new(api, &process.project, settings, table, *timeout))
     }
 
@@ -81,6 +97,7 @@ impl Query {
         };
         let live = settings.live.as_ref();
         let live = live.map(|live| Live::start(live, settings.auth.reach())).transpose()?;
+        let live = live.map(|live| live.with_clients(self.identity().into()));
         let (mut routes, mut open) = (routes::routes(api), Router::new());
         if let Some(live) = &live {
             (routes, open) = (routes.merge(live.routes()), live.page());

@@ -88,12 +88,18 @@ impl Refused {
 }
 
 impl RestApi {
-    /// Builds a client with this access. Nothing is sent yet.
+    /// Creates a client with this access, on `given` or on a new client of HTTP. Nothing is sent yet.
     ///
     /// # Errors
     /// The client cannot be built.
-    pub(crate) fn new(access: Access) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder().build()?;
+    pub(crate) fn new(
+        access: Access,
+        given: Option<reqwest::Client>,
+    ) -> Result<Self, reqwest::Error> {
+        let client = match given {
+            Some(given) => given,
+            None => reqwest::Client::builder().build()?,
+        };
         let url = format!("{}/bigquery/v2", access.url("bigquery"));
         Ok(Self { client, access, url })
     }

@@ -1,7 +1,7 @@
 //! Client with the credentials of the settings.
 
 use pipeline::{Error, Recovery};
-use service::google::{Access, EndpointUrl, Login};
+use service::google::{Access, Credentials, EndpointUrl, Identity, Login};
 use service::renewable::Renewable;
 use service::settings::{Parsed, Variable, VariableKind};
 
@@ -14,6 +14,21 @@ pub const EMULATOR: Variable = Variable {
     kind: VariableKind::EmulatorHost,
 };
 
+/// Credentials and client that a program hands in.
+#[derive(Debug, Clone, Default)]
+pub struct Clients {
+    /// Credentials of the calls. The default are those of the settings.
+    pub identity: Identity,
+    /// Client of the calls. It is not rebuilt after a time-out.
+    pub http: Option<reqwest::Client>,
+}
+
+impl From<Credentials> for Clients {
+    fn from(credentials: Credentials) -> Self {
+        Self { identity: credentials.into(), http: None }
+    }
+}
+
 /// Builds a client of the REST API. Nothing is sent yet.
 ///
 /// # Errors
@@ -21,13 +36,14 @@ pub const EMULATOR: Variable = Variable {
 pub async fn rest(
     endpoint: Option<&Parsed<EndpointUrl>>,
     login: Option<Login>,
+    clients: &Clients,
 ) -> Result<Renewable<RestApi>, Error> {
-    let endpoint = endpoint.cloned();
+    let (endpoint, clients) = (endpoint.cloned(), clients.clone());
     Renewable::open(move || {
-        let endpoint = endpoint.clone();
+        let (endpoint, clients) = (endpoint.clone(), clients.clone());
         Box::pin(async move {
-            let access = Access::find(endpoint.as_ref(), login).await?;
-            let built = RestApi::new(access);
+            let access = Access::find(endpoint.as_ref(), login, &clients.identity).await?;
+            let built = RestApi::new(access, clients.http);
             built.map_err(|error| Recovery::Stop.because("build BigQuery client", error))
         })
     })

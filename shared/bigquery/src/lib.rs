@@ -8,6 +8,6 @@ mod query;
 mod table_name;
 
 pub use api::{Failure, Refused, RestApi};
-pub use client::{EMULATOR, rest};
+pub use client::{Clients, EMULATOR, rest};
 pub use query::{JobReference, QueryAnswer};
 pub use table_name::TableName;

@@ -30,6 +30,7 @@ mod window;
 use std::sync::Arc;
 
 use axum::Router;
+use pubsub::Clients;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use web::Reach;
@@ -58,6 +59,8 @@ struct Parts {
     latest: watch::Receiver<Arc<Latest>>,
     taps: Taps,
     replays: Replays,
+    /// Clients that send dead letters again.
+    clients: Clients,
     /// Streams of the state that may be opened.
     viewers: Arc<Semaphore>,
     /// Streams of messages that may be opened.
@@ -83,9 +86,26 @@ impl Live {
         tasks.spawn(poller.run(news));
         let watchers = Arc::new(Semaphore::new(settings.max_viewers));
         let replays = Replays::new();
-        let parts =
-            Parts { settings, reach, replicas, latest, taps, replays, viewers, watchers, closing };
+        let clients = Clients::default();
+        let parts = Parts {
+            settings,
+            reach,
+            replicas,
+            latest,
+            taps,
+            replays,
+            clients,
+            viewers,
+            watchers,
+            closing,
+        };
         Ok(Self { parts, tasks, open })
+    }
+
+    /// Sends dead letters again with these clients and credentials.
+    pub fn with_clients(mut self, clients: Clients) -> Self {
+        self.parts.clients = clients;
+        self
     }
 
     /// Returns the routes of the data. They need an identity of the caller.

@@ -1,8 +1,8 @@
 //! Dead letters, on their way again.
 
 use axum::http::StatusCode;
-use pubsub::Subscription;
 use pubsub::tools::dead_letters::{DeadLetterTool, Replayed, as_it_was};
+use pubsub::{Clients, Subscription};
 use tracing::{info, warn};
 use web::Problem;
 
@@ -38,7 +38,9 @@ pub(crate) async fn replay(parts: &Parts, id: &str) -> Result<(), Problem> {
                    tool dead-letters";
         return Err(unknown(why));
     };
-    match send(stage, letters, subscription, ingest_id).await {
+    let reads = Subscription { id: subscription.as_str().into(), ..Subscription::default() };
+    let tool = tool(stage, letters, &reads, parts.clients.clone());
+    match tool.replay_one(&letters.subscription, ingest_id, as_it_was).await {
         Ok(Replayed::Sent) => {
             info!(stage = stage.name, ingest_id, "a dead letter was replayed");
             Ok(())
@@ -54,21 +56,21 @@ pub(crate) async fn replay(parts: &Parts, id: &str) -> Result<(), Problem> {
     }
 }
 
-async fn send(
-    stage: &Stage,
-    letters: &Replay,
-    subscription: &str,
-    ingest_id: &str,
-) -> anyhow::Result<Replayed> {
-    let reads = Subscription { id: subscription.into(), ..Subscription::default() };
-    let tool = DeadLetterTool {
+/// Returns the tool for the dead letters of a stage.
+fn tool<'a>(
+    stage: &'a Stage,
+    letters: &'a Replay,
+    reads: &'a Subscription,
+    clients: Clients,
+) -> DeadLetterTool<'a> {
+    DeadLetterTool {
         service: &stage.name,
         project: &letters.project,
         pubsub: &letters.pubsub,
         topic: None,
-        reads: Some(&reads),
-    };
-    tool.replay_one(&letters.subscription, ingest_id, as_it_was).await
+        reads: Some(reads),
+        clients,
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint as Server};
 
+use crate::clients::{Channels, Clients};
 use crate::proxy::Proxy;
 use crate::settings::Endpoint;
 
@@ -61,19 +62,22 @@ pub struct Connection {
     pub(crate) proxies: Arc<Matcher>,
     /// Certificates that are trusted.
     pub(crate) tls: ClientTlsConfig,
+    /// Clients and credentials that are handed in.
+    pub(crate) clients: Clients,
 }
 
 /// Way to Pub/Sub, with the credentials for it.
 pub(crate) struct Route {
     server: Server,
     proxy: Option<Proxy>,
+    channels: Option<Channels>,
     pub(crate) access: Access,
 }
 
 /// Builds a client for the configured endpoint, with matching credentials.
 macro_rules! build {
-    ($builder:expr, $endpoint:expr, $what:literal) => {{
-        let access = $endpoint.access().await?;
+    ($builder:expr, $connection:expr, $what:literal) => {{
+        let access = $connection.access().await?;
         let builder =
             $builder.with_credentials(access.credentials()).with_universe_domain(access.domain());
         let builder = match access.endpoint() {
@@ -92,13 +96,24 @@ impl Connection {
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
         let tls = ClientTlsConfig::new().with_enabled_roots();
-        Self { endpoint, proxies: Arc::new(Matcher::from_env()), tls }
+        Self { endpoint, proxies: Arc::new(Matcher::from_env()), tls, clients: Clients::default() }
+    }
+
+    /// Uses clients and credentials that are handed in.
+    #[must_use]
+    pub fn with_clients(self, clients: Clients) -> Self {
+        Self { clients, ..self }
+    }
+
+    /// Finds the address and the credentials.
+    pub(crate) async fn access(&self) -> Result<Access, Error> {
+        self.endpoint.access(&self.clients.identity).await
     }
 
     /// Returns the way to Pub/Sub. While a call is open, connections find out by themselves when
     /// their peer is gone.
     pub(crate) async fn route(&self, action: &'static str) -> Result<Route, Error> {
-        let access = self.endpoint.access().await?;
+        let access = self.access().await?;
         let url = access.url("pubsub");
         let stop = |error| Recovery::Stop.because(action, error);
         let is_encrypted = url.starts_with("https://");
@@ -114,36 +129,46 @@ impl Connection {
             server = server.tls_config(self.tls.clone()).map_err(stop)?;
         }
         let proxy = Proxy::find(&self.proxies, server.uri());
-        Ok(Route { server, proxy, access })
+        Ok(Route { server, proxy, channels: self.clients.channels.clone(), access })
     }
 
     pub(crate) async fn topics(&self) -> Result<TopicAdmin, Error> {
+        if let Some(given) = &self.clients.topics {
+            return Ok(given.clone());
+        }
         let builder =
             TopicAdmin::builder().with_retry_policy(RetryableErrors.with_attempt_limit(2));
-        build!(builder, self.endpoint, "build Pub/Sub topic client")
+        build!(builder, self, "build Pub/Sub topic client")
     }
 
     /// Builds a client that asks for permissions. Only the client for schemas can do so, but it can
     /// ask about everything in Pub/Sub.
     pub(crate) async fn rights(&self) -> Result<SchemaService, Error> {
+        if let Some(given) = &self.clients.rights {
+            return Ok(given.clone());
+        }
         let retry = RetryableErrors.with_attempt_limit(2);
         let builder = SchemaService::builder().with_retry_policy(retry);
-        build!(builder, self.endpoint, "build Pub/Sub client for rights")
+        build!(builder, self, "build Pub/Sub client for rights")
     }
 
     pub(crate) async fn subscriptions(&self) -> Result<SubscriptionAdmin, Error> {
+        if let Some(given) = &self.clients.subscriptions {
+            return Ok(given.clone());
+        }
         let retry = RetryableErrors.with_attempt_limit(2);
         let builder = SubscriptionAdmin::builder().with_retry_policy(retry);
-        build!(builder, self.endpoint, "build Pub/Sub subscription client")
+        build!(builder, self, "build Pub/Sub subscription client")
     }
 }
 
 impl Route {
     /// Returns a connection that is opened by its first call.
     pub(crate) fn connect(&self) -> Channel {
-        match &self.proxy {
-            None => self.server.connect_lazy(),
-            Some(proxy) => self.server.connect_with_connector_lazy(proxy.clone()),
+        match (&self.channels, &self.proxy) {
+            (Some(given), _) => given.open(),
+            (None, Some(proxy)) => self.server.connect_with_connector_lazy(proxy.clone()),
+            (None, None) => self.server.connect_lazy(),
         }
     }
 }

@@ -12,6 +12,7 @@ use storage::{Bucket, Object};
 
 pub(crate) use form::restore;
 
+use crate::clients::Clients;
 use crate::guard::TopicGuard;
 use crate::names::TopicName;
 use crate::outgoing::Outgoing;
@@ -42,9 +43,12 @@ impl DeadLetters {
         publishers: &Publishers,
         guard: &TopicGuard,
         storage: &storage::Endpoint,
+        clients: &Clients,
     ) -> Result<Policy<Self>, Error> {
         let bucket = match dead_letters.bucket()? {
-            Some(name) => Some(Bucket::new(name, storage).await?),
+            Some(name) => {
+                Some(Bucket::open(name, storage, &clients.identity, &clients.storage).await?)
+            }
             None => None,
         };
         Ok(match dead_letters {
@@ -95,6 +99,6 @@ impl pipeline::DeadLetters for DeadLetters {
             };
         let topic = self.topic.clone();
         let outgoing = Outgoing { topic, data, attributes, ordering_key: String::new() };
-        self.publishers.publish(&self.topic, &[outgoing]).await
+        self.publishers.publish(&self.topic, &[outgoing]).await.map(drop)
     }
 }

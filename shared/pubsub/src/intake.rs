@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::{Admin, subscription_watcher};
 use crate::audience::SharedAudience;
+use crate::clients::Clients;
 use crate::connection::Connection;
 use crate::dead_letters::DeadLetters;
 use crate::guard::TopicGuard;
@@ -41,6 +42,8 @@ pub struct Intake<'a> {
     pub storage: storage::Endpoint,
     /// Rule that finds the readers of topics. By default Pub/Sub is asked.
     pub audience: Option<SharedAudience>,
+    /// Credentials of the settings, and clients that are handed in.
+    pub clients: Clients,
 }
 
 /// A running intake.
@@ -62,6 +65,14 @@ impl<'a> Intake<'a> {
         Self { audience, ..self }
     }
 
+    /// Uses clients that are handed in. Without credentials of their own, they use those of the
+    /// settings.
+    #[must_use]
+    pub fn with_clients(self, clients: Clients) -> Self {
+        let identity = clients.identity.clone().or(self.clients.identity);
+        Self { clients: Clients { identity, ..clients }, ..self }
+    }
+
     /// Waits until `topics` and the dead-letter topic exist, then opens the subscription. Adds the
     /// tasks that keep readiness up to date to `watchers`.
     ///
@@ -79,7 +90,7 @@ impl<'a> Intake<'a> {
         let IntakeSettings { subscription, dead_letters, pubsub } = self.settings;
         let dead_letters = dead_letters.as_ref().context("dead_letters is required")?;
 
-        let connection = Connection::new(pubsub.clone());
+        let connection = Connection::new(pubsub.clone()).with_clients(self.clients.clone());
         let admin = Admin::new(&connection).await?;
         let topics: Vec<_> = topics.into_iter().chain(dead_letters.topic(self.project)?).collect();
         let guard = TopicGuard::new(topics.clone());
@@ -99,6 +110,7 @@ impl<'a> Intake<'a> {
                 &publishers,
                 &guard,
                 &self.storage,
+                &self.clients,
             )
             .await?,
             publishers,
@@ -130,6 +142,7 @@ impl<'a> Intake<'a> {
             subscription: Some(&self.settings.subscription),
             dead_letters: self.settings.dead_letters.as_ref(),
             audience: self.audience,
+            clients: &self.clients,
         };
         preflight.check().await
     }

@@ -6,6 +6,7 @@
 
 mod admin;
 mod audience;
+mod clients;
 mod connection;
 pub mod cost;
 mod dead_letters;
@@ -16,6 +17,8 @@ mod names;
 mod outgoing;
 mod preflight;
 mod proxy;
+mod published;
+mod publisher;
 mod publishers;
 pub mod reasons;
 mod settings;
@@ -25,6 +28,7 @@ pub mod tools;
 
 pub use admin::Admin;
 pub use audience::{Audience, FindAudience, SharedAudience};
+pub use clients::{Channels, Clients};
 pub use connection::Connection;
 pub use dead_letters::DeadLetters;
 pub use guard::TopicGuard;
@@ -32,6 +36,8 @@ pub use intake::{Intake, Opened, Reads};
 pub use names::{SubscriptionId, TopicId, TopicName};
 pub use outgoing::Outgoing;
 pub use preflight::Preflight;
+pub use published::Published;
+pub use publisher::{Confirmation, NewMessage, Publisher, PublisherLimits};
 pub use publishers::Publishers;
 pub use settings::{DeadLetterConfig, Endpoint, IntakeSettings, Keyword, Subscription};
 pub use sink::Sink;

@@ -8,6 +8,7 @@ use storage::Bucket;
 
 use crate::admin::Admin;
 use crate::audience::{Audience, FindAudience as _, SharedAudience};
+use crate::clients::Clients;
 use crate::connection::Connection;
 use crate::names::TopicName;
 use crate::settings::{DeadLetterConfig, Endpoint, Keyword, Subscription};
@@ -36,6 +37,8 @@ pub struct Preflight<'a> {
     pub dead_letters: Option<&'a DeadLetterConfig>,
     /// Rule that finds the readers of topics. By default Pub/Sub is asked.
     pub audience: Option<SharedAudience>,
+    /// Credentials, and clients that are handed in.
+    pub clients: &'a Clients,
 }
 
 impl Preflight<'_> {
@@ -44,7 +47,9 @@ impl Preflight<'_> {
     /// # Errors
     /// No client can be built, or nobody has checked these settings.
     pub async fn check(&self) -> Result<Vec<Dependency>, Error> {
-        let admin = Admin::new(&Connection::new(self.pubsub.clone())).await?;
+        let clients = self.clients;
+        let connection = Connection::new(self.pubsub.clone()).with_clients(clients.clone());
+        let admin = Admin::new(&connection).await?;
         let mut dependencies = Vec::new();
         if let Some(subscription) = self.subscription {
             dependencies.push(self.subscription(&admin, subscription.name(self.project)?).await);
@@ -63,7 +68,8 @@ impl Preflight<'_> {
         }
         let bucket = self.dead_letters.map(DeadLetterConfig::bucket).transpose()?.flatten();
         if let Some(bucket) = bucket {
-            dependencies.push(Bucket::new(bucket, self.storage).await?.dependency().await);
+            let bucket = Bucket::open(bucket, self.storage, &clients.identity, &clients.storage);
+            dependencies.push(bucket.await?.dependency().await);
         }
         Ok(dependencies)
     }

@@ -23,6 +23,7 @@ use crate::connection::{Connection, metadata};
 use crate::limits::{MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES};
 use crate::names::TopicName;
 use crate::outgoing::{Outgoing, encoded_size};
+use crate::published::Published;
 use crate::reasons;
 
 /// Maximum number of concurrent requests of one publish. A higher number is no faster over a
@@ -33,11 +34,11 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Publishers of all topics on shared connections. Clones share them too.
 #[derive(Debug, Clone)]
-pub struct Publishers(Renewable<Publisher>);
+pub struct Publishers(Renewable<Client>);
 
 /// A client that publishes.
 #[derive(Debug)]
-pub(crate) struct Publisher {
+pub(crate) struct Client {
     /// Clients that take turns, each with its own connections.
     clients: Vec<PublisherClient<Channel>>,
     turn: AtomicUsize,
@@ -54,7 +55,7 @@ impl Publishers {
         let connection = connection.clone();
         let publisher = Renewable::open(move || {
             let connection = connection.clone();
-            Box::pin(async move { Publisher::connect(&connection).await })
+            Box::pin(async move { Client::connect(&connection).await })
         });
         Ok(Self(publisher.await?))
     }
@@ -63,7 +64,11 @@ impl Publishers {
     ///
     /// # Errors
     /// Same as [`Publishers::publish`].
-    pub async fn send(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {
+    pub async fn send<'a>(
+        &self,
+        topic: &TopicName,
+        messages: &'a [Outgoing],
+    ) -> Result<Published<'a>, Error> {
         let sent = timeout(SEND_TIMEOUT, self.publish(topic, messages)).await;
         sent.map_err(|late| Recovery::Retry.because("publish", late))?
     }
@@ -76,15 +81,21 @@ impl Publishers {
     /// # Errors
     /// `Reject` if Pub/Sub calls the request invalid, otherwise `Retry`. Some of the messages may
     /// have been published nevertheless.
-    pub async fn publish(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {
-        let publisher = self.0.lease().await?;
-        let published = publisher.publish(topic, messages).await;
-        publisher.done();
-        published
+    pub async fn publish<'a>(
+        &self,
+        topic: &TopicName,
+        messages: &'a [Outgoing],
+    ) -> Result<Published<'a>, Error> {
+        let client = self.0.lease().await?;
+        let published = client.publish(topic, messages).await;
+        client.done();
+        let published = Published::new(messages, published?);
+        published.log(topic);
+        Ok(published)
     }
 }
 
-impl Publisher {
+impl Client {
     /// Creates a client whose requests take turns on several channels. It does not retry, because
     /// the pipeline does.
     async fn connect(connection: &Connection) -> Result<Self, Error> {
@@ -94,7 +105,13 @@ impl Publisher {
         Ok(Self { clients: clients.collect(), turn: AtomicUsize::new(0), access: route.access })
     }
 
-    async fn publish(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {
+    /// Publishes messages. Returns the ids of each ordering key, in the order of its messages. The
+    /// keys have the order in which they first appear.
+    async fn publish(
+        &self,
+        topic: &TopicName,
+        messages: &[Outgoing],
+    ) -> Result<Vec<Vec<String>>, Error> {
         let metadata = metadata(&self.access, "topic", topic.as_str()).await;
         let metadata = metadata.map_err(|status| {
             let recovery = match status.code() {
@@ -103,31 +120,47 @@ impl Publisher {
             };
             recovery.because("publish", status.message().to_owned())
         })?;
-        let keys = requests(topic, messages).into_iter().map(|requests| {
+        let keys = requests(topic, messages);
+        let mut by_key = vec![Vec::new(); keys.len()];
+        let keys = keys.into_iter().enumerate().map(|(place, requests)| {
             let metadata = &metadata;
             async move {
+                let mut ids = Vec::new();
                 for request in requests {
-                    self.request(metadata.clone(), request).await?;
+                    let confirmed = self.request(metadata.clone(), request).await?;
+                    if ids.is_empty() { ids = confirmed } else { ids.extend(confirmed) }
                 }
-                Ok(())
+                Ok::<_, Error>((place, ids))
             }
         });
         // All requests are awaited. A request that is cut short here would have to be sent again.
-        let outcomes: Vec<Result<(), Error>> =
-            stream::iter(keys).buffer_unordered(MAX_REQUESTS).collect().await;
-        let failed = outcomes.into_iter().filter_map(Result::err);
-        // `Retry` comes first, because no message is at fault in an outage.
-        let worst = failed.min_by_key(|error| error.recovery() != Recovery::Retry);
-        worst.map_or(Ok(()), Err)
+        let mut sending = stream::iter(keys).buffer_unordered(MAX_REQUESTS);
+        let mut worst: Option<Error> = None;
+        while let Some(outcome) = sending.next().await {
+            match outcome {
+                Ok((place, ids)) => by_key[place] = ids,
+                // `Retry` comes first, because no message is at fault in an outage.
+                Err(error) if error.recovery() == Recovery::Retry => worst = Some(error),
+                Err(error) => worst = worst.or(Some(error)),
+            }
+        }
+        worst.map_or(Ok(by_key), Err)
     }
 
-    async fn request(&self, metadata: MetadataMap, request: PublishRequest) -> Result<(), Error> {
+    /// Sends a request. Returns the ids of its messages.
+    async fn request(
+        &self,
+        metadata: MetadataMap,
+        request: PublishRequest,
+    ) -> Result<Vec<String>, Error> {
         let count = request.messages.len();
         let request = Request::from_parts(metadata, tonic::Extensions::default(), request);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.clients.len();
         let published = self.clients[turn].clone().publish(request).await;
         let answer = published.map_err(|status| refused(&status))?;
-        confirm(count, answer.into_inner().message_ids.len())
+        let ids = answer.into_inner().message_ids;
+        confirm(count, ids.len())?;
+        Ok(ids)
     }
 }
 

@@ -6,7 +6,7 @@ use pipeline::{Error, Limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::cloud::Api;
-use service::google::{Access, EndpointUrl, Login};
+use service::google::{Access, EndpointUrl, Identity, Login};
 use service::settings::{Parsed, Variable, VariableKind};
 use service::{Faults, WrongSettings};
 use storage::BucketName;
@@ -68,8 +68,8 @@ impl Endpoint {
     };
 
     /// Finds the address and the credentials.
-    pub(crate) async fn access(&self) -> Result<Access, Error> {
-        Access::find(self.endpoint.as_ref(), self.credentials).await
+    pub(crate) async fn access(&self, identity: &Identity) -> Result<Access, Error> {
+        Access::find(self.endpoint.as_ref(), self.credentials, identity).await
     }
 
     /// Returns the API of these settings.

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use pipeline::{Error, PushError, Refusal};
+use service::Health;
 
 use crate::guard::TopicGuard;
 use crate::limits::{MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES};
 use crate::names::TopicName;
 use crate::outgoing::{Outgoing, check, encoded_size};
+use crate::published::LastPublished;
 use crate::publishers::Publishers;
 
 /// Publishes batches and waits for the confirmation. A batch is sent with one or more requests for
@@ -16,6 +18,7 @@ use crate::publishers::Publishers;
 pub struct Sink {
     publishers: Publishers,
     guard: TopicGuard,
+    last: LastPublished,
 }
 
 impl Sink {
@@ -23,7 +26,15 @@ impl Sink {
     /// published to.
     #[must_use]
     pub fn new(publishers: Publishers, guard: TopicGuard) -> Self {
-        Self { publishers, guard }
+        Self { publishers, guard, last: LastPublished::default() }
+    }
+
+    /// Shows the topic and the id of the last confirmed message in `/status`, as `last_published`.
+    #[must_use]
+    pub fn reporting_to(self, health: &Health) -> Self {
+        let last = self.last.clone();
+        health.ask("last_published", move || last.report());
+        self
     }
 }
 
@@ -77,7 +88,8 @@ impl pipeline::Sink for Sink {
     /// Dropping the call cancels it, so it needs no time limit of its own.
     async fn write(&self, batch: &Batch, _: Duration) -> Result<Vec<Refusal>, Error> {
         self.guard.pass(&batch.topic)?;
-        self.publishers.publish(&batch.topic, &batch.messages).await?;
+        let published = self.publishers.publish(&batch.topic, &batch.messages).await?;
+        self.last.note(&batch.topic, published);
         Ok(Vec::new())
     }
 

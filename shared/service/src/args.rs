@@ -46,8 +46,8 @@ pub(crate) enum Command {
     /// cache, and exits with 1 if one is missing, denied, differs from the settings, or cannot be
     /// reached.
     ///
-    /// With --json it prints an object: `settings` is `right`, with `guarantees`, `memory` and
-    /// `warnings`, or `wrong`, with `faults`. With --online, right settings are a list of the
+    /// With --json it prints an object: `settings` is `right`, with `guarantees`, `credentials`,
+    /// `memory` and `warnings`, or `wrong`, with `faults`. With --online, right settings are a list of the
     /// dependencies.
     Check {
         /// Also reach every dependency: is it there, may we use it, does it fit?

@@ -2,16 +2,14 @@
 //! that is billed. Nothing here is secret.
 
 use std::path::PathBuf;
-use std::{env, fs};
+use std::{env, fmt, fs};
 
 use pipeline::Error;
 use serde::{Deserialize, Serialize};
 
-use crate::google::{Access, EndpointUrl, Login};
+use crate::google::{Access, CredentialsFile, EndpointUrl, GoogleSettings, Login, quota_project};
 use crate::settings::{Parsed, url};
 
-/// Variable that names the project to bill. It overrides the one of the credentials.
-const QUOTA_PROJECT: &str = "GOOGLE_CLOUD_QUOTA_PROJECT";
 /// Kind of the credentials of a machine or a pod.
 const METADATA_SERVER: &str = "metadata server";
 
@@ -42,21 +40,49 @@ impl Api {
     }
 }
 
+/// Returns true if one of these APIs is called with credentials.
+pub(crate) fn need_credentials(apis: &[Api]) -> bool {
+    apis.iter().any(|api| api.login() == Login::ApplicationDefault)
+}
+
 /// Address of an API, and the identity that its calls have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Address {
     pub(crate) api: &'static str,
     pub(crate) url: String,
+    #[serde(flatten)]
+    pub(crate) caller: Caller,
+}
+
+/// Credentials of calls. The secret members of their file are not kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Caller {
     /// Type of the credentials, such as `service_account`.
     pub(crate) credentials: String,
+    /// File of the setting `google.credentials_file`, if the credentials come from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) credentials_file: Option<PathBuf>,
     /// Project that is billed, if it is not the one of the resource.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) quota_project: Option<String>,
 }
 
-/// Identity of Application Default Credentials. The secret members of their file are not read.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-struct Identity {
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.credentials)?;
+        if let Some(file) = &self.credentials_file {
+            write!(f, " of {}", file.display())?;
+        }
+        match &self.quota_project {
+            Some(project) => write!(f, ", quota project {project}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Members of a file of Application Default Credentials that are no secret.
+#[derive(Debug, Deserialize)]
+struct DefaultFile {
     #[serde(rename = "type")]
     kind: String,
     #[serde(rename = "quota_project_id")]
@@ -67,29 +93,82 @@ struct Identity {
 ///
 /// # Errors
 /// Fails with `Stop` when credentials are missing, or have a type that is not supported.
-pub(crate) async fn addresses(apis: Vec<Api>) -> Result<Vec<Address>, Error> {
-    let uses_google = apis.iter().any(|api| api.login() == Login::ApplicationDefault);
+pub(crate) async fn addresses(
+    apis: Vec<Api>,
+    settings: &GoogleSettings,
+) -> Result<Vec<Address>, Error> {
+    let uses_google = need_credentials(&apis);
     let login = if uses_google { Login::ApplicationDefault } else { Login::Anonymous };
-    let google = Access::find(None, Some(login)).await?;
-    let identity = Identity::find();
-    Ok(apis.iter().map(|api| Address::of(api, &google, &identity)).collect())
+    let google = Access::find(None, Some(login), &settings.identity()).await?;
+    let caller = Caller::find(settings);
+    Ok(apis.iter().map(|api| Address::of(api, &google, &caller)).collect())
 }
 
-impl Address {
-    fn of(api: &Api, google: &Access, identity: &Identity) -> Self {
-        let mut url = api.endpoint.clone().unwrap_or_else(|| google.url(api.name));
-        url::mask(&mut url);
-        let (credentials, quota_project) = match api.login() {
-            Login::Anonymous => ("anonymous".to_owned(), None),
-            Login::ApplicationDefault => (identity.kind.clone(), identity.quota_project.clone()),
-        };
-        Self { api: api.name, url, credentials, quota_project }
+/// Credentials of the calls to an API, for `check`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Used {
+    api: &'static str,
+    #[serde(flatten)]
+    caller: Caller,
+    /// True if the settings name a file that these calls do not use.
+    #[serde(skip)]
+    is_file_unused: bool,
+}
+
+impl fmt::Display for Used {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { api, caller, is_file_unused } = self;
+        write!(f, "{api}: credentials: {caller}")?;
+        match is_file_unused {
+            true => write!(f, "; {} is not used here", GoogleSettings::FILE_KEY),
+            false => Ok(()),
+        }
     }
 }
 
-impl Identity {
-    /// Reads the file that Google's clients read.
-    fn find() -> Self {
+/// Returns the credentials of the calls to these APIs. Asks nobody.
+pub(crate) fn credentials(apis: &[Api], settings: &GoogleSettings) -> Vec<Used> {
+    let google = Caller::find(settings);
+    let used = |api: &Api| {
+        let is_file_unused = settings.credentials_file.is_some() && api.login() == Login::Anonymous;
+        Used { api: api.name, caller: Caller::of(api.login(), &google), is_file_unused }
+    };
+    apis.iter().map(used).collect()
+}
+
+impl Address {
+    fn of(api: &Api, google: &Access, caller: &Caller) -> Self {
+        let mut url = api.endpoint.clone().unwrap_or_else(|| google.url(api.name));
+        url::mask(&mut url);
+        Self { api: api.name, url, caller: Caller::of(api.login(), caller) }
+    }
+}
+
+impl Caller {
+    fn new(credentials: &str) -> Self {
+        Self { credentials: credentials.into(), credentials_file: None, quota_project: None }
+    }
+
+    /// Returns the caller of an API with this login. `google` are the credentials for Google.
+    fn of(login: Login, google: &Self) -> Self {
+        match login {
+            Login::Anonymous => Self::new("anonymous"),
+            Login::ApplicationDefault => google.clone(),
+        }
+    }
+
+    /// Reads the file of the settings, or else the one that Google's clients read.
+    fn find(settings: &GoogleSettings) -> Self {
+        if let Some(path) = &settings.credentials_file {
+            // A file that cannot be used is reported by the check, if it is needed.
+            let file = CredentialsFile::read(path).ok();
+            let billed = file.as_ref().and_then(|file| file.quota_project().map(str::to_owned));
+            return Self {
+                credentials_file: Some(path.clone()),
+                quota_project: quota_project().or(billed),
+                ..Self::new(file.as_ref().map_or("unknown", CredentialsFile::kind))
+            };
+        }
         let named = env::var_os("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from);
         let usual = || {
             let home = PathBuf::from(env::var_os("HOME")?);
@@ -97,14 +176,17 @@ impl Identity {
         };
         // A file that cannot be read is reported by the client that needs it.
         let file = named.or_else(usual).and_then(|file| fs::read_to_string(file).ok());
-        Self::of(file.as_deref(), env::var(QUOTA_PROJECT).ok())
+        Self::of_default(file.as_deref(), quota_project())
     }
 
-    fn of(file: Option<&str>, quota_project: Option<String>) -> Self {
-        let found = file.and_then(|file| serde_json::from_str::<Self>(file).ok());
-        let found =
-            found.unwrap_or_else(|| Self { kind: METADATA_SERVER.into(), quota_project: None });
-        Self { quota_project: quota_project.or(found.quota_project), ..found }
+    /// Returns the caller of Application Default Credentials.
+    fn of_default(file: Option<&str>, quota_project: Option<String>) -> Self {
+        let found = file.and_then(|file| serde_json::from_str::<DefaultFile>(file).ok());
+        let (kind, billed) = match found {
+            Some(DefaultFile { kind, quota_project }) => (kind, quota_project),
+            None => (METADATA_SERVER.to_owned(), None),
+        };
+        Self { quota_project: quota_project.or(billed), ..Self::new(&kind) }
     }
 }
 
@@ -121,27 +203,28 @@ mod tests {
             "quota_project_id": "payer",
         });
 
-        let found = Identity::of(Some(&file.to_string()), None);
-        let billed = Identity::of(Some(&file.to_string()), Some("other".into()));
+        let found = Caller::of_default(Some(&file.to_string()), None);
+        let billed = Caller::of_default(Some(&file.to_string()), Some("other".into()));
 
         assert_eq!(
-            (&*found.kind, found.quota_project.as_deref()),
+            (&*found.credentials, found.quota_project.as_deref()),
             ("authorized_user", Some("payer"))
         );
         assert_eq!(billed.quota_project.as_deref(), Some("other"));
         assert!(!format!("{found:?}").contains("hunter2"), "{found:?}");
-        assert_eq!(Identity::of(None, None).kind, METADATA_SERVER);
+        assert_eq!(Caller::of_default(None, None).credentials, METADATA_SERVER);
     }
 
     #[tokio::test]
     async fn an_emulator_is_told_from_google() {
-        let identity = Identity { kind: "service_account".into(), quota_project: Some("p".into()) };
+        let quota_project = Some("p".to_owned());
+        let caller = Caller { quota_project, ..Caller::new("service_account") };
         let emulator = Api::new("pubsub", Some(&"http://u:hunter2@localhost:1".into()), None);
         let google = Api::new("storage", None, None);
         let usual = Access::new(None, None).await;
 
-        let found = addresses(vec![emulator]).await.unwrap();
-        let google = Address::of(&google, &usual, &identity);
+        let found = addresses(vec![emulator], &GoogleSettings::default()).await.unwrap();
+        let google = Address::of(&google, &usual, &caller);
 
         assert_eq!(
             json!([found[0], google]),

@@ -3,6 +3,7 @@
 use std::env;
 use std::error::Error;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Phrases by which the clients' errors about credentials are recognized. Each client words them
 /// differently.
@@ -46,10 +47,20 @@ fn hint(text: String, is_configured: bool) -> String {
     if is_about_credentials && !is_configured { format!("{MISSING} ({text})") } else { text }
 }
 
-/// Returns whether Application Default Credentials exist, other than those of the machine.
+/// True if a service of this process has credentials that are no Application Default Credentials.
+static HAS_OWN: AtomicBool = AtomicBool::new(false);
+
+/// Notes that credentials exist that are no Application Default Credentials. A later failure is not
+/// because they are missing.
+pub(crate) fn note_configured() {
+    HAS_OWN.store(true, Ordering::Relaxed);
+}
+
+/// Returns whether credentials exist, other than those of the machine.
 fn is_configured() -> bool {
     let file = |home| Path::new(&home).join(".config/gcloud/application_default_credentials.json");
-    env::var_os("GOOGLE_APPLICATION_CREDENTIALS").is_some()
+    HAS_OWN.load(Ordering::Relaxed)
+        || env::var_os("GOOGLE_APPLICATION_CREDENTIALS").is_some()
         || env::var_os("HOME").is_some_and(|home| file(home).exists())
 }
 

@@ -3,14 +3,21 @@
 use std::env;
 use std::str::FromStr;
 
-use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials, anonymous};
+use google_cloud_auth::credentials::{CacheableResource, anonymous};
 use google_cloud_auth::errors::CredentialsError;
-use pipeline::{Error, Recovery};
+use pipeline::Error;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Faults;
 use crate::settings::{Parsed, url};
-use crate::{Faults, credentials};
+
+mod identity;
+
+pub use google_cloud_auth::credentials::Credentials;
+pub use identity::{GoogleSettings, Identity};
+
+pub(crate) use identity::CredentialsFile;
 
 /// Headers of an HTTP request.
 pub type Headers = axum::http::HeaderMap;
@@ -19,9 +26,11 @@ pub type Headers = axum::http::HeaderMap;
 const GOOGLE: &str = "googleapis.com";
 /// Variable that names another domain. Google's own clients read it too.
 const UNIVERSE: &str = "GOOGLE_CLOUD_UNIVERSE_DOMAIN";
-/// Credential types that work here.
+/// Variable that names the project to bill. It overrides the one of the credentials.
+const QUOTA_PROJECT: &str = "GOOGLE_CLOUD_QUOTA_PROJECT";
+/// Types of files with credentials that work here.
 const SUPPORTED: &str = "supported are the types service_account, authorized_user, \
-                         impersonated_service_account and external_account, and the metadata server";
+                         impersonated_service_account and external_account";
 
 /// Credentials that calls to an endpoint carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -29,7 +38,7 @@ const SUPPORTED: &str = "supported are the types service_account, authorized_use
 pub enum Login {
     /// No credentials, as emulators expect.
     Anonymous,
-    /// Application Default Credentials.
+    /// Application Default Credentials, or those of `google.credentials_file`.
     ApplicationDefault,
 }
 
@@ -83,7 +92,7 @@ pub struct Access {
 
 impl Access {
     /// Finds the credentials for an endpoint. An endpoint without a login is an emulator, which
-    /// needs none.
+    /// gets none, whatever the identity is.
     ///
     /// # Errors
     /// Fails with `Stop` when credentials are missing, or have a type that is not supported, and for
@@ -91,16 +100,12 @@ impl Access {
     pub async fn find(
         endpoint: Option<&Parsed<EndpointUrl>>,
         login: Option<Login>,
+        identity: &Identity,
     ) -> Result<Self, Error> {
         let url = endpoint.map(|endpoint| endpoint.value("endpoint")).transpose()?;
         let credentials = match login.unwrap_or_else(|| Login::of(endpoint)) {
             Login::Anonymous => None,
-            Login::ApplicationDefault => Some(default_credentials().build().map_err(|error| {
-                let text = credentials::explain(&error);
-                let is_other = error.is_unknown_type() || error.is_not_supported();
-                let text = if is_other { format!("{text}; {SUPPORTED}") } else { text };
-                Recovery::Stop.because("find credentials", text)
-            })?),
+            Login::ApplicationDefault => Some(identity.credentials()?),
         };
         Ok(Self::new(url, credentials).await)
     }
@@ -219,14 +224,9 @@ impl Login {
     }
 }
 
-/// Builds Application Default Credentials. If the variable names a domain, the credentials get it
-/// too, because Google's clients compare the two.
-fn default_credentials() -> Builder {
-    let builder = Builder::default();
-    match named_universe() {
-        Some(domain) => builder.with_universe_domain(domain),
-        None => builder,
-    }
+/// Returns the project to bill that the environment names.
+pub(crate) fn quota_project() -> Option<String> {
+    env::var(QUOTA_PROJECT).ok()
 }
 
 /// Returns the domain that the variable names. Returns nothing if the variable is empty.
@@ -282,7 +282,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_endpoint_without_a_login_is_an_emulator() {
-        let emulator = Access::find(Some(&"http://localhost:1/".into()), None).await.unwrap();
+        let identity = Identity::Given(anonymous::Builder::new().build());
+        let url = "http://localhost:1/".into();
+        let emulator = Access::find(Some(&url), None, &identity).await.unwrap();
 
         assert_eq!(emulator.url("bigquery"), "http://localhost:1");
         assert!(emulator.headers().await.unwrap().is_empty());

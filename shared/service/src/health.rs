@@ -1,6 +1,7 @@
 //! Health that a process reports about itself.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,11 +31,22 @@ struct Inner {
     conditions: BTreeMap<&'static str, ConditionState>,
     pipelines: WatchedPipelines,
     facts: Map<String, Value>,
+    /// Facts that are asked for when they are shown.
+    asked: BTreeMap<String, Fact>,
     /// Last error of a [`Condition`].
     last_error: Option<(String, OffsetDateTime)>,
     failure: Option<String>,
     /// True if the service works without a pipeline.
     serves: bool,
+}
+
+/// Returns a fact as it is now.
+struct Fact(Arc<dyn Fn() -> Value + Send + Sync>);
+
+impl fmt::Debug for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fact")
+    }
 }
 
 /// State of one dependency.
@@ -91,6 +103,12 @@ impl Health {
         self.lock().facts.insert(name.to_owned(), fact.into());
     }
 
+    /// Adds a fact to `/status` that changes often. `fact` is called at each request, and must not
+    /// block.
+    pub fn ask(&self, name: &str, fact: impl Fn() -> Value + Send + Sync + 'static) {
+        self.lock().asked.insert(name.to_owned(), Fact(Arc::new(fact)));
+    }
+
     /// Reports that the service has failed permanently.
     pub fn fail(&self, reason: String) {
         self.lock().failure = Some(reason);
@@ -145,6 +163,7 @@ impl Health {
         let is_ready = self.is_ready();
         let inner = self.lock();
         let mut report = inner.facts.clone();
+        report.extend(inner.asked.iter().map(|(name, fact)| (name.clone(), (fact.0)())));
         report.insert("ready".into(), is_ready.into());
         let (last_error, at) = inner.last_error().unzip();
         report.insert("last_error".into(), last_error.into());
@@ -255,6 +274,21 @@ mod tests {
     use tokio::time::{Instant, timeout};
 
     use super::*;
+
+    #[test]
+    fn a_fact_is_asked_for_at_each_report() {
+        let (health, count) = (Health::default(), Mutex::new(0));
+        health.ask("asked", move || {
+            let mut count = count.lock().unwrap();
+            *count += 1;
+            (*count).into()
+        });
+
+        assert_eq!(
+            [health.report(), health.report()].map(|report| report["asked"].clone()),
+            [1, 2]
+        );
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_dependency_is_checked_more_often_while_it_is_away() {

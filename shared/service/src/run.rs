@@ -177,6 +177,8 @@ fn act_on<S: Service>(
     make: impl FnOnce(S::Settings) -> S,
     settings: S::Settings,
 ) -> anyhow::Result<()> {
+    // A program may build clients where it makes its service.
+    let _entered = runtime.enter();
     match command {
         Command::Run => {
             // Before anything else: a signal during the start must find its listener.
@@ -196,10 +198,11 @@ fn act_on<S: Service>(
         Command::Plan { cost, offline, output: JsonOption { form } } => {
             let estimate = estimate(&settings, &cost)?;
             let (warnings, costs) = (warnings(&settings), settings.costs());
+            let google = settings.process().google.clone();
             let (cloud, dependencies) = if offline {
                 (Vec::new(), Vec::new())
             } else {
-                let addresses = cloud::addresses(settings.apis());
+                let addresses = cloud::addresses(settings.apis(), &google);
                 let service = make(settings);
                 let both = async { tokio::join!(addresses, service.preflight()) };
                 let (cloud, dependencies) = runtime.block_on(both);
@@ -229,8 +232,8 @@ fn warnings(settings: &impl Settings) -> Vec<String> {
     settings.warnings().into_iter().chain(proxies::note()).collect()
 }
 
-/// Prints what right settings promise, and the memory that they allow. `demand` is the guarantee
-/// that they were checked for.
+/// Prints what right settings promise, the credentials that they use, and the memory that they allow.
+/// `demand` is the guarantee that they were checked for.
 fn report_right<S: Service>(
     settings: &S::Settings,
     demand: Demand,
@@ -239,6 +242,7 @@ fn report_right<S: Service>(
     let is_strict = demand == Demand::AtLeastOnce;
     let guarantees = settings.explain()?;
     let account = Account::of(settings.memory(), settings.memory_bytes());
+    let credentials = cloud::credentials(&settings.apis(), &settings.process().google);
     match form {
         Form::Json => output::line(format_args!(
             "{:#}",
@@ -247,6 +251,7 @@ fn report_right<S: Service>(
                 "settings": "right",
                 "strict": is_strict,
                 "guarantees": guarantees,
+                "credentials": credentials,
                 "memory": account.report(),
                 "warnings": warnings(settings),
             })
@@ -257,7 +262,8 @@ fn report_right<S: Service>(
                 output::line("strict: no setting may lose messages");
             }
             let lines = account.lines().into_iter().chain(warnings(settings));
-            guarantees.into_iter().chain(lines).for_each(output::line);
+            let credentials = credentials.iter().map(ToString::to_string);
+            guarantees.into_iter().chain(credentials).chain(lines).for_each(output::line);
         }
     }
     Ok(())

@@ -10,11 +10,12 @@ use google_cloud_storage::client::Storage;
 use pipeline::{Error, Recovery};
 use reqwest::{RequestBuilder, StatusCode};
 use serde::Deserialize;
-use service::google::Access;
+use service::google::{Access, Identity};
 use service::renewable::Renewable;
 use service::tools::preflight::State;
 use service::{Condition, Dependency, Pauses, credentials};
 
+use crate::clients::Clients;
 use crate::name::BucketName;
 use crate::settings::Endpoint;
 
@@ -75,8 +76,12 @@ struct Granted {
     permissions: Vec<String>,
 }
 
-/// Builds a client that does not retry, because the pipeline does.
-async fn build(access: Access) -> Result<Storage, Error> {
+/// Returns the client that was handed in, or builds one that does not retry, because the pipeline
+/// does.
+async fn build(access: Access, given: Option<Storage>) -> Result<Storage, Error> {
+    if let Some(given) = given {
+        return Ok(given);
+    }
     let builder = Storage::builder()
         .with_retry_policy(NeverRetry)
         .with_credentials(access.credentials())
@@ -89,6 +94,16 @@ async fn build(access: Access) -> Result<Storage, Error> {
     built.map_err(|error| {
         Recovery::Stop.because("build Cloud Storage client", credentials::explain(&error))
     })
+}
+
+/// Builds the client of all calls but uploads.
+fn http() -> Result<reqwest::Client, Error> {
+    reqwest::Client::builder()
+        .timeout(TIMEOUT)
+        // Checks are rare, so a connection that is kept may be dead by the next one.
+        .pool_max_idle_per_host(0)
+        .build()
+        .map_err(|error| Recovery::Stop.because("build HTTP client", error))
 }
 
 /// Returns the reasons in an answer of Cloud Storage.
@@ -116,20 +131,33 @@ impl Bucket {
     /// # Errors
     /// `Stop` if no client can be built, for example without credentials.
     pub async fn new(name: &BucketName, settings: &Endpoint) -> Result<Self, Error> {
-        let access = Access::find(settings.endpoint.as_ref(), settings.credentials).await?;
+        Self::open(name, settings, &Identity::default(), &Clients::default()).await
+    }
+
+    /// Builds the clients that are not handed in. Calls carry the credentials of `identity`. Sends
+    /// nothing yet.
+    ///
+    /// # Errors
+    /// `Stop` if no client can be built, for example without credentials.
+    pub async fn open(
+        name: &BucketName,
+        settings: &Endpoint,
+        identity: &Identity,
+        clients: &Clients,
+    ) -> Result<Self, Error> {
+        let Endpoint { endpoint, credentials } = settings;
+        let access = Access::find(endpoint.as_ref(), *credentials, identity).await?;
         let url = format!("{}/storage/v1/b/{name}", access.url("storage"));
         let storage = Renewable::open({
-            let access = access.clone();
-            move || Box::pin(build(access.clone()))
+            let (access, uploads) = (access.clone(), clients.uploads.clone());
+            move || Box::pin(build(access.clone(), uploads.clone()))
         });
         Ok(Self {
             storage: storage.await?,
-            client: reqwest::Client::builder()
-                .timeout(TIMEOUT)
-                // Checks are rare, so a connection that is kept may be dead by the next one.
-                .pool_max_idle_per_host(0)
-                .build()
-                .map_err(|error| Recovery::Stop.because("build HTTP client", error))?,
+            client: match &clients.http {
+                Some(given) => given.clone(),
+                None => http()?,
+            },
             access,
             name: name.clone(),
             url,

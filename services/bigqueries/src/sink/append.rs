@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
@@ -29,12 +29,12 @@ const RESEND_WITHIN: Duration = Duration::from_secs(10);
 
 /// A client with its idle writers.
 pub(super) struct Appender {
-    client: Write,
+    client: Arc<Write>,
     idle: Idle,
 }
 
 impl Appender {
-    pub(super) fn new(client: Write) -> Self {
+    pub(super) fn new(client: Arc<Write>) -> Self {
         Self { client, idle: Idle::default() }
     }
 }

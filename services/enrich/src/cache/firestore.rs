@@ -13,7 +13,7 @@ use futures::TryStreamExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use service::google::{Access, EndpointUrl, Login};
+use service::google::{Access, EndpointUrl, Identity, Login};
 use service::renewable::{Lease, Renewable};
 use service::settings::Parsed;
 use time::OffsetDateTime;
@@ -21,6 +21,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
 
 use super::{Document, Fetch, LayerError};
+use crate::clients::Clients;
 
 /// Maximum length of a document's id, in bytes.
 const MAX_ID_BYTES: usize = 1500;
@@ -62,6 +63,7 @@ impl Default for FirestoreSettings {
 pub struct Firestore {
     project: String,
     settings: FirestoreSettings,
+    identity: Identity,
     database: Renewable<FirestoreDb, LayerError>,
 }
 
@@ -69,10 +71,32 @@ impl Firestore {
     /// Creates the collection of the settings. The connection is opened when it is first needed.
     #[must_use]
     pub fn new(project: &str, settings: &FirestoreSettings) -> Self {
-        let (owner, open) = (project.to_owned(), settings.clone());
-        let database =
-            Renewable::lazy(move || Box::pin(open_database(owner.clone(), open.clone())));
-        Self { project: project.to_owned(), settings: settings.clone(), database }
+        Self::with_identity(project, settings, Identity::default())
+    }
+
+    /// Creates the collection of the settings, with these credentials. The connection is opened when
+    /// it is first needed.
+    #[must_use]
+    pub fn with_identity(project: &str, settings: &FirestoreSettings, identity: Identity) -> Self {
+        let (owner, open, caller) = (project.to_owned(), settings.clone(), identity.clone());
+        let database = Renewable::lazy(move || {
+            Box::pin(open_database(owner.clone(), open.clone(), caller.clone()))
+        });
+        Self { project: project.to_owned(), settings: settings.clone(), identity, database }
+    }
+
+    /// Reads the collection of the settings with a client that was handed in.
+    fn with_database(self, database: FirestoreDb) -> Self {
+        let options = database.get_options();
+        let (project, id) = (options.google_project_id.clone(), options.database_id.clone());
+        // The documents are where the client says. Redis keeps those of each place apart.
+        let endpoint = options.firebase_api_url.as_deref().map(Into::into);
+        let settings = FirestoreSettings { database: id, endpoint, ..self.settings };
+        let database = Renewable::lazy(move || {
+            let database = database.clone();
+            Box::pin(async move { Ok(database) })
+        });
+        Self { project, settings, database, ..self }
     }
 
     /// Returns the connection, and opens it if there is none yet.
@@ -92,6 +116,7 @@ impl Firestore {
 async fn open_database(
     project: String,
     settings: FirestoreSettings,
+    identity: Identity,
 ) -> Result<FirestoreDb, LayerError> {
     let options = FirestoreDbOptions::new(project)
         .with_database_id(settings.database)
@@ -99,7 +124,7 @@ async fn open_database(
         .with_request_timeout(settings.timeout * 2)
         // The lookup decides when to try again.
         .with_max_retries(0);
-    let access = Access::find(settings.endpoint.as_ref(), settings.credentials).await;
+    let access = Access::find(settings.endpoint.as_ref(), settings.credentials, &identity).await;
     let access = access.map_err(|error| LayerError::of(&error))?;
     let options = options.with_firebase_api_url(access.url("firestore"));
     let opened = FirestoreDb::with_options_auth(options, access.credentials()).await;
@@ -143,6 +168,16 @@ impl Fetch for Firestore {
         let other = endpoint.as_ref().filter(|url| !is_google(url));
         let other = other.map(|url| format!("{}/", url.text().trim_end_matches('/')));
         format!("{}{}/{database}/{collection}", other.unwrap_or_default(), self.project)
+    }
+
+    fn with_clients(self, clients: &Clients) -> Self {
+        match &clients.firestore {
+            Some(given) => self.with_database(given.clone()),
+            None => {
+                let identity = clients.intake.identity.clone().or(self.identity);
+                Self::with_identity(&self.project, &self.settings, identity)
+            }
+        }
     }
 
     fn can_exist(&self, id: &str) -> bool {

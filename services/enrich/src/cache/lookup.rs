@@ -60,9 +60,21 @@ impl<F: Fetch> Lookup<F> {
         source: F,
         metrics: Metrics,
     ) -> Result<(Self, impl Future<Output = ()> + Send + use<F>), LayerError> {
+        let redis = Redis::open(&settings.redis)?;
+        Ok(Self::with_redis(settings, redis, source, metrics))
+    }
+
+    /// Creates a lookup with this Redis, if any, and the task that reads for it. Without the running
+    /// task, the lookup waits forever.
+    pub fn with_redis(
+        settings: &LookupSettings,
+        redis: Option<Redis>,
+        source: F,
+        metrics: Metrics,
+    ) -> (Self, impl Future<Output = ()> + Send + use<F>) {
         let layers = Arc::new(Layers {
             memory: Memory::new(&settings.memory),
-            redis: Redis::open(&settings.redis)?.map(|redis| redis.of_source(&source.origin())),
+            redis: redis.map(|redis| redis.of_source(&source.origin())),
             redis_breaker: Breaker::new("redis"),
             redis_writes: Breaker::new("redis writes"),
             source,
@@ -77,7 +89,7 @@ impl<F: Fetch> Lookup<F> {
         let reader = Reader::new(Arc::clone(&layers), requests, settings);
         let waiting = Arc::default();
         let max_waiting = settings.max_waiting;
-        Ok((Self { layers, wanted, waiting, max_waiting }, reader.run()))
+        (Self { layers, wanted, waiting, max_waiting }, reader.run())
     }
 
     /// Returns the document of a key, or `None` if the key has none.

@@ -19,6 +19,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{Entry, LayerError};
+use crate::clients::RedisClient;
 use access::Access;
 pub use connection::Connection;
 pub use settings::{Mode, RedisSettings, Sentinel};
@@ -51,6 +52,8 @@ pub(crate) const TEST_KEY: &str = "dataflow-check";
 pub struct Redis {
     connection: Renewable<Connection, LayerError>,
     settings: Arc<RedisSettings>,
+    /// Client that was handed in.
+    given: Option<RedisClient>,
     prefix: String,
 }
 
@@ -102,16 +105,41 @@ impl Redis {
         }
         let access = Access::to_redis(settings)?;
         settings.urls()?.into_iter().try_for_each(|url| access.client(url.server()).map(drop))?;
+        Ok(Some(Self::lazy(settings, None)))
+    }
+
+    /// Creates a connection of a client that was handed in. It is opened when it is first needed. Of
+    /// the settings, the time-out and the prefix count.
+    #[must_use]
+    pub fn with_client(settings: &RedisSettings, client: RedisClient) -> Self {
+        Self::lazy(settings, Some(client))
+    }
+
+    /// Creates the connection of `given`, or of the settings if that is `None` and they have a URL.
+    ///
+    /// # Errors
+    /// Same as [`Redis::open`].
+    pub(crate) fn of(
+        settings: &RedisSettings,
+        given: Option<RedisClient>,
+    ) -> Result<Option<Self>, LayerError> {
+        match given {
+            Some(client) => Ok(Some(Self::with_client(settings, client))),
+            None => Self::open(settings),
+        }
+    }
+
+    fn lazy(settings: &RedisSettings, given: Option<RedisClient>) -> Self {
         let settings = Arc::new(settings.clone());
         let connection = Renewable::lazy({
-            let settings = Arc::clone(&settings);
+            let (settings, given) = (Arc::clone(&settings), given.clone());
             move || {
-                let settings = Arc::clone(&settings);
-                Box::pin(async move { connection::connect(&settings).await })
+                let (settings, given) = (Arc::clone(&settings), given.clone());
+                Box::pin(async move { connection::connect(&settings, given.as_ref()).await })
             }
         });
         let prefix = settings.key_prefix.clone();
-        Ok(Some(Self { connection, settings, prefix }))
+        Self { connection, settings, given, prefix }
     }
 
     /// Returns the part of Redis that holds the documents of one source.
@@ -212,7 +240,7 @@ impl Redis {
     /// # Errors
     /// Fails when Redis does not answer, or when its user may not subscribe.
     pub async fn subscribe(&self) -> Result<PubSub, LayerError> {
-        connection::subscribe(&self.settings, &self.channel()).await
+        connection::subscribe(&self.settings, self.given.as_ref(), &self.channel()).await
     }
 
     /// Returns the maximum duration of a call.

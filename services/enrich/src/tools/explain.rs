@@ -13,7 +13,6 @@ use tracing::warn;
 
 use crate::apply::Fields;
 use crate::cache::Lookup;
-use crate::cache::firestore::Firestore;
 use crate::config::Settings;
 use crate::enrichment::Enrichment;
 use crate::key::{FirstOf, Key as _};
@@ -29,7 +28,7 @@ impl Explains for Settings {
     async fn story(&self, message: &Message) -> anyhow::Result<Story> {
         let metrics = Metrics::default();
         let key = FirstOf::new(self.enrichment.key.clone());
-        let source = Firestore::new(&self.process.project, &self.firestore);
+        let source = self.documents();
         let (lookup, reader) = Lookup::new(&self.cache, source, metrics.clone())?;
         let mut reader = std::pin::pin!(reader);
         let mut story = Story::new();

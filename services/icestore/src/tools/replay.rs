@@ -115,7 +115,7 @@ impl Tool<Settings> for Arguments {
     /// When an object cannot be read, or a message is not accepted. All messages before it are
     /// sent.
     async fn run(self, settings: Settings) -> anyhow::Result<()> {
-        let bucket = settings.storage.open().await?;
+        let bucket = settings.storage.open(&settings.process.google.identity().into()).await?;
         let target = Target::of(&settings, &self).await?;
         let wanted = self.prefix.as_deref().unwrap_or_default().trim_start_matches('/');
         let prefix = format!("{}{wanted}", object::root(&settings.archive.prefix));

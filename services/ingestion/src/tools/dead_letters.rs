@@ -31,6 +31,7 @@ impl Tool<Settings> for Arguments {
             pubsub: &settings.pubsub,
             topic: dead_letters.map(|to| to.topic(project)).transpose()?.flatten(),
             reads: None,
+            clients: settings.process.google.identity().into(),
         };
         let routes = Arc::new(Routes::new(&settings.routes)?);
         let route = Route::new(&settings, routes, FromTopic, Metrics::default())?;

@@ -59,7 +59,7 @@ impl PlannedServer {
             source_column: "s".into(),
             ..TableSettings::default()
         };
-        let api = bigquery::rest(settings.endpoint.as_ref(), None).await.unwrap();
+        let api = bigquery::rest(settings.endpoint.as_ref(), None, &<_>::default()).await.unwrap();
         (server, BigQueryTable::new(api, "p", &settings, &table, timeout))
     }
 }

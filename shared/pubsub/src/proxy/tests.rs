@@ -12,6 +12,7 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tonic::transport::{Certificate, ClientTlsConfig};
 
 use super::*;
+use crate::Clients;
 use crate::{
     Connection, Endpoint, Outgoing, Publishers, Source, SourceMetrics, Subscription, TopicName,
 };
@@ -84,7 +85,7 @@ impl ProxyEnv {
     fn connection(&self, proxies: Matcher, url: String) -> Connection {
         let tls = ClientTlsConfig::new().ca_certificate(self.certificate.clone());
         let endpoint = Endpoint { endpoint: Some(url.into()), channels: 2, ..Endpoint::default() };
-        Connection { endpoint, proxies: Arc::new(proxies), tls }
+        Connection { endpoint, proxies: Arc::new(proxies), tls, clients: Clients::default() }
     }
 
     fn requests(&self) -> Vec<String> {
@@ -125,7 +126,7 @@ async fn publish(publishers: &Publishers) -> Result<(), pipeline::Error> {
         attributes: Default::default(),
         ordering_key: String::new(),
     };
-    timeout(PATIENCE, publishers.publish(&topic, &[message])).await.unwrap()
+    timeout(PATIENCE, publishers.publish(&topic, &[message])).await.unwrap().map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

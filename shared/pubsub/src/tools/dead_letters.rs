@@ -23,6 +23,7 @@ use service::{Action, Tool, WrongSettings};
 pub use replay::{Prepare, as_it_was, original};
 pub use replay_one::Replayed;
 
+use crate::clients::Clients;
 use crate::connection::Connection;
 use crate::intake::{Intake, Reads};
 use crate::names::{TopicName, full_name};
@@ -46,6 +47,8 @@ pub struct DeadLetterTool<'a> {
     pub topic: Option<TopicName>,
     /// Subscription that the service reads, if it reads one.
     pub reads: Option<&'a Subscription>,
+    /// Credentials, and clients that are handed in.
+    pub clients: Clients,
 }
 
 /// Arguments of `dead-letters`.
@@ -148,6 +151,7 @@ impl<'a> Intake<'a> {
             pubsub: &self.settings.pubsub,
             topic: dead_letters.map(|to| to.topic(self.project)).transpose()?.flatten(),
             reads: Some(&self.settings.subscription),
+            clients: self.clients,
         })
     }
 }
@@ -203,12 +207,17 @@ impl DeadLetterTool<'_> {
     ) -> anyhow::Result<Reader> {
         let name = full_name(self.project, "subscriptions", subscription);
         self.check(&name, out).await?;
-        Reader::new(Puller::new(self.pubsub, &name).await?, limits)
+        Reader::new(Puller::new(&self.connection(), &name).await?, limits)
+    }
+
+    /// Returns the connection to Pub/Sub.
+    fn connection(&self) -> Connection {
+        Connection::new(self.pubsub.clone()).with_clients(self.clients.clone())
     }
 
     /// Checks a subscription before it is read.
     async fn check(&self, name: &str, out: &mut dyn Print) -> anyhow::Result<()> {
-        let admin = crate::admin::Admin::new(&Connection::new(self.pubsub.clone())).await?;
+        let admin = crate::admin::Admin::new(&self.connection()).await?;
         const INSTEAD: &str =
             "name another subscription of the dead-letter topic with --subscription, or make one";
         let found = admin.find_subscription(name).await;

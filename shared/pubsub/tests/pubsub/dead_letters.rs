@@ -24,7 +24,10 @@ const TIME_LIMIT: Duration = PATIENCE;
 async fn policy(env: &TestEnv, dead_letters: &DeadLetterConfig) -> Policy<DeadLetters> {
     let publishers = Publishers::new(&env.connection).await.unwrap();
     let storage = storage::Endpoint { endpoint: Some(env.emulator.url().into()), ..<_>::default() };
-    DeadLetters::policy(dead_letters, "p", &publishers, &env.guard, &storage).await.unwrap()
+    let clients = pubsub::Clients::default();
+    let policy =
+        DeadLetters::policy(dead_letters, "p", &publishers, &env.guard, &storage, &clients);
+    policy.await.unwrap()
 }
 
 /// Returns the dead letter that arrives on the topic.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pipeline::Source as _;
 use pipeline::dead_letter::Policy;
-use pubsub::{DeadLetterConfig, Intake, IntakeSettings, Keyword, Subscription};
+use pubsub::{Clients, DeadLetterConfig, Intake, IntakeSettings, Keyword, Subscription};
 use serde_json::json;
 use service::{Context, Health, SharedRegistry};
 use tokio::task::JoinSet;
@@ -32,7 +32,8 @@ fn settings(env: &TestEnv, id: &str, dead_letters: Option<DeadLetterConfig>) -> 
 
 fn intake(settings: &IntakeSettings) -> Intake<'_> {
     let storage = storage::Endpoint::default();
-    Intake { service: "enrich", project: "p", settings, storage, audience: None }
+    let clients = Clients::default();
+    Intake { service: "enrich", project: "p", settings, storage, audience: None, clients }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod clients;
 mod dead_letters;
 mod env;
 mod guard;
@@ -9,6 +10,7 @@ mod intake;
 mod leases;
 mod preflight;
 mod proxy;
+mod publisher;
 mod publishing;
 mod reading;
 mod sink;

@@ -1,7 +1,8 @@
 //! Tests of the part of `check --online` about Pub/Sub.
 
 use pubsub::{
-    Audience, DeadLetterConfig, Keyword, Preflight, SharedAudience, Subscription, TopicName,
+    Audience, Clients, DeadLetterConfig, Keyword, Preflight, SharedAudience, Subscription,
+    TopicName,
 };
 use serde_json::json;
 use service::Dependency;
@@ -25,6 +26,7 @@ async fn look(
         subscription: Some(&subscription),
         dead_letters,
         audience: None,
+        clients: &Clients::default(),
     };
     preflight.check().await.unwrap()
 }

@@ -93,7 +93,7 @@ async fn the_refusal_of_one_key_is_the_refusal_of_the_batch() {
         ["", "a", "b", "c"].iter().map(|key| env.outgoing("data".into(), key)).collect();
     let publish = async || {
         let published = publishers.publish(&env.topic, &batch).await;
-        published.map_err(|error| error.recovery())
+        published.map(drop).map_err(|error| error.recovery())
     };
     let faults = env.emulator.faults();
 

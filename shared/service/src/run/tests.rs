@@ -4,11 +4,13 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{self, Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::run_as;
-use crate::scripted::{CRASH_FILE, Scripted, Trouble};
+use crate::args::{Command, JsonOption};
+use crate::scripted::{CRASH_FILE, Example, Scripted, Trouble};
+use crate::tools::preflight::Form;
 
 /// Variable that turns this test binary into a service.
 const TROUBLE: &str = "SCRIPTED_TROUBLE";
@@ -30,6 +32,22 @@ fn the_service_of_these_tests() {
     std::process::exit(code.into());
 }
 
+#[test]
+fn a_program_may_build_clients_where_it_makes_its_service() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let plan = Command::Plan(JsonOption { form: Form::Json });
+
+    let planned = super::act_on(&runtime, plan, &[], in_a_runtime, Example::default());
+
+    planned.unwrap();
+}
+
+/// Makes the service, as a program does that builds a client of Google before.
+fn in_a_runtime(settings: Example) -> Scripted {
+    tokio::runtime::Handle::current();
+    Scripted { trouble: Trouble::None, second: None, settings }
+}
+
 /// Service in its own process.
 struct Process {
     child: Child,
@@ -43,7 +61,7 @@ impl Process {
     }
 
     fn start_with(trouble: Trouble, grace: &str, crash_file: Option<&Path>) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut command = process::Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "run::tests::the_service_of_these_tests", "--nocapture"]);
         command.env(TROUBLE, serde_json::to_string(&trouble).unwrap());
         command.env("DATAFLOW__GRACE_PERIOD", grace).env("PORT", "0");
@@ -64,7 +82,7 @@ impl Process {
 
     fn terminate(&self) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     }
 
     fn ended(&mut self) -> ExitStatus {

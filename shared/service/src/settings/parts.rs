@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Faults, Http, Settings, names};
+use crate::cloud;
+use crate::google::{CredentialsFile, GoogleSettings};
 
 /// Settings of the process, which every service has.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -16,6 +18,8 @@ pub struct ProcessSettings {
     /// Google Cloud project. Required; the variable `GOOGLE_CLOUD_PROJECT` is its default, else
     /// `GCP_PROJECT_ID`.
     pub project: String,
+    /// Access to Google's APIs.
+    pub google: GoogleSettings,
     /// Address of the health server.
     pub http: Http,
     /// Maximum duration of a drain; 1ms to 1d.
@@ -27,19 +31,32 @@ pub struct ProcessSettings {
 impl Default for ProcessSettings {
     fn default() -> Self {
         let grace_period = Duration::from_secs(30);
-        Self { project: String::new(), http: Http::default(), grace_period }
+        Self {
+            project: String::new(),
+            google: GoogleSettings::default(),
+            http: Http::default(),
+            grace_period,
+        }
     }
 }
 
 /// Reports every invalid value of settings. Only those that use an API of Google need a project.
 pub(super) fn check<T: Settings>(settings: &T, faults: &mut Faults) {
-    let ProcessSettings { project, http, grace_period } = settings.process();
+    let ProcessSettings { project, google, http, grace_period } = settings.process();
+    let apis = settings.apis();
     match project.as_str() {
-        _ if settings.apis().is_empty() => {}
+        _ if apis.is_empty() => {}
         "" => faults.add("project", "required (or GOOGLE_CLOUD_PROJECT)"),
         id => faults.name("project", names::project(id)),
     }
     settings.check(faults);
+    // The settings of production may be tried with emulators, on a machine without the file.
+    let is_emulated = !apis.is_empty() && !cloud::need_credentials(&apis);
+    if let Some(file) = google.credentials_file.as_ref().filter(|_| !is_emulated)
+        && let Err(wrong) = CredentialsFile::read(file)
+    {
+        faults.add(GoogleSettings::FILE_KEY, wrong);
+    }
     faults.host("http.host", &http.host);
     if let Some(file) = &http.live_key_file
         && let Err(wrong) = crate::live::key::read(file)

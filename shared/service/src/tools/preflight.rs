@@ -139,10 +139,8 @@ impl Plan {
         if let Some(estimate) = &self.estimate {
             text.push_str(&estimate.to_string());
         }
-        for Address { api, url, credentials, quota_project } in &self.cloud {
-            let billed = quota_project.iter().map(|project| format!(", quota project {project}"));
-            let billed: String = billed.collect();
-            text.push_str(&format!("{:<12} {api:<13} {url}  ({credentials}{billed})\n", "cloud"));
+        for Address { api, url, caller } in &self.cloud {
+            text.push_str(&format!("{:<12} {api:<13} {url}  ({caller})\n", "cloud"));
         }
         text + &table(&self.dependencies, Roles::Shown)
     }
@@ -201,6 +199,7 @@ fn table(dependencies: &[Dependency], roles: Roles) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud::Caller;
 
     fn dependency(state: State) -> Dependency {
         let roles = &["roles/pubsub.publisher", "roles/pubsub.viewer"];
@@ -228,8 +227,11 @@ mod tests {
         let address = Address {
             api: "pubsub",
             url: "https://pubsub.googleapis.com".into(),
-            credentials: "service_account".into(),
-            quota_project: Some("payer".into()),
+            caller: Caller {
+                credentials: "service_account".into(),
+                credentials_file: None,
+                quota_project: Some("payer".into()),
+            },
         };
         Plan {
             warnings: vec!["a proxy is set".into()],

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod clients;
 mod scripted;
 
 use std::sync::atomic::{AtomicBool, Ordering};

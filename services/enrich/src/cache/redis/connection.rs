@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::super::LayerError;
 use super::access::Access;
 use super::settings::{Mode, RedisSettings};
+use crate::clients::RedisClient;
 
 /// Connection to one node, or to all nodes of a cluster. Clones share it.
 #[derive(Clone)]
@@ -52,16 +53,26 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// Connects to the Redis of the settings.
+/// Connects to the Redis of the client that was handed in, or else of the settings.
 ///
 /// # Errors
 /// Fails when Redis does not answer, refuses the login, or is of a different kind than the settings
 /// say.
-pub(super) async fn connect(settings: &RedisSettings) -> Result<Connection, LayerError> {
+pub(super) async fn connect(
+    settings: &RedisSettings,
+    given: Option<&RedisClient>,
+) -> Result<Connection, LayerError> {
     let connecting = async {
-        match settings.mode {
-            Mode::Cluster => Ok(Connection::Cluster(cluster(settings).await?)),
-            Mode::Node | Mode::Sentinel => {
+        match (given, settings.mode) {
+            (Some(RedisClient::Node(client)), _) => {
+                Ok(Connection::Node(node(settings, client).await?))
+            }
+            (Some(RedisClient::Cluster(client, _)), _) => {
+                let connected = client.get_async_connection().await;
+                Ok(Connection::Cluster(connected.map_err(|error| told(&error))?))
+            }
+            (None, Mode::Cluster) => Ok(Connection::Cluster(cluster(settings).await?)),
+            (None, Mode::Node | Mode::Sentinel) => {
                 let mut failure = none();
                 for client in clients(settings).await? {
                     match node(settings, &client).await {
@@ -83,11 +94,16 @@ pub(super) async fn connect(settings: &RedisSettings) -> Result<Connection, Laye
 /// Fails when no node answers, or when the user may not subscribe.
 pub(super) async fn subscribe(
     settings: &RedisSettings,
+    given: Option<&RedisClient>,
     channel: &str,
 ) -> Result<PubSub, LayerError> {
     let subscribing = async {
         let mut failure = none();
-        for client in clients(settings).await? {
+        let clients = match given {
+            Some(given) => vec![given.node().clone()],
+            None => clients(settings).await?,
+        };
+        for client in clients {
             let subscribed = async {
                 let mut subscription = client.get_async_pubsub().await?;
                 subscription.subscribe(channel).await?;

@@ -31,7 +31,8 @@ impl Target {
         }
         let topic = given.to_topic.as_deref().context("--to-topic or --to-mqtt")?;
         let (connection, topic) = (
-            Connection::new(settings.intake.pubsub.clone()),
+            Connection::new(settings.intake.pubsub.clone())
+                .with_clients(settings.process.google.identity().into()),
             TopicName::new(&settings.process.project, topic),
         );
         Admin::new(&connection).await?.require_audience(&topic).await?;

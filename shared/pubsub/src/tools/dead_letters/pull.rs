@@ -20,7 +20,7 @@ use service::google::Access;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-use crate::settings::Endpoint;
+use crate::connection::Connection;
 
 /// Longest duration of one request.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -98,8 +98,8 @@ impl Puller {
     ///
     /// # Errors
     /// `Stop` without credentials.
-    pub(super) async fn new(endpoint: &Endpoint, subscription: &str) -> Result<Self, Error> {
-        let access = endpoint.access().await?;
+    pub(super) async fn new(connection: &Connection, subscription: &str) -> Result<Self, Error> {
+        let access = connection.access().await?;
         let client = reqwest::Client::builder().timeout(TIMEOUT).build();
         let url = format!("{}/v1/{subscription}", access.url("pubsub"));
         Ok(Self {
@@ -239,11 +239,13 @@ mod tests {
 
     use super::super::tests::{ToolEnv, texts};
     use super::*;
+    use crate::settings::Endpoint;
 
     async fn failure_of(url: String) -> Failure {
         service::install_crypto();
         let endpoint = Endpoint { endpoint: Some(url.into()), ..Endpoint::default() };
-        let puller = Puller::new(&endpoint, "projects/p/subscriptions/s").await.unwrap();
+        let connection = Connection::new(endpoint);
+        let puller = Puller::new(&connection, "projects/p/subscriptions/s").await.unwrap();
         puller.attempt("pull", &json!({})).await.unwrap_err()
     }
 

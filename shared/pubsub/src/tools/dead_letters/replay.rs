@@ -111,7 +111,7 @@ impl Counter {
             self.admin.require_audience(&topic).await?;
             self.heard.insert(topic.clone());
         }
-        self.publishers.send(&topic, &[outgoing]).await
+        self.publishers.send(&topic, &[outgoing]).await.map(drop)
     }
 }
 
@@ -202,7 +202,7 @@ impl DeadLetterTool<'_> {
             filter: &filter.of_service(self.service),
             prepare,
             topic: self.target(to.as_deref()).await?,
-            counter: Counter::open(&Connection::new(self.pubsub.clone())).await?,
+            counter: Counter::open(&self.connection()).await?,
             ticks: interval(Duration::from_secs(1) / rate),
             mode: if dry_run { Mode::Dry } else { Mode::Real },
             form: output.form,
@@ -236,7 +236,7 @@ impl DeadLetterTool<'_> {
             return Ok(Some(TopicName::new(self.project, id)));
         }
         let Some(subscription) = self.reads else { return Ok(None) };
-        let admin = Admin::new(&Connection::new(self.pubsub.clone())).await?;
+        let admin = Admin::new(&self.connection()).await?;
         let name = subscription.name(self.project)?;
         let found = admin.find_subscription(&name).await;
         let advice = |error: &LookupError| error.advice(self.pubsub, "give the topic with --to");

@@ -10,7 +10,6 @@ use super::pull::Puller;
 use super::reader::{Limits, Reader};
 use super::replay::{Counter, Prepare, original};
 use super::{DeadLetterTool, show};
-use crate::connection::Connection;
 use crate::names::full_name;
 
 /// Maximum number of dead letters that are read to find one.
@@ -52,7 +51,7 @@ impl DeadLetterTool<'_> {
         let name = full_name(self.project, "subscriptions", subscription);
         self.check(&name, &mut Nowhere).await?;
         let limits = Limits { max: MAX_READ, wait: WAIT };
-        let mut reader = Reader::new(Puller::new(self.pubsub, &name).await?, limits)?;
+        let mut reader = Reader::new(Puller::new(&self.connection(), &name).await?, limits)?;
         let outcome = self.find_and_send(&mut reader, id, prepare).await;
         let returned = reader.close().await.context("return the other letters");
         let outcome = outcome?;
@@ -84,7 +83,7 @@ impl DeadLetterTool<'_> {
         };
         let topic = self.target(None).await?;
         let outgoing = prepare.prepare(original(&letter)?, topic.as_ref()).await?;
-        let mut counter = Counter::open(&Connection::new(self.pubsub.clone())).await?;
+        let mut counter = Counter::open(&self.connection()).await?;
         reader.while_leased(counter.send(outgoing)).await?;
         reader.finish(&letter.id);
         reader.remove().await.context("the letter was sent, but not removed")?;

@@ -111,7 +111,7 @@ impl ToolEnv {
     /// Returns the messages of a subscription that are not leased.
     pub(super) async fn pull(&self, subscription: &str) -> Vec<Message> {
         let name = format!("projects/p/subscriptions/{subscription}");
-        let puller = Puller::new(&self.endpoint, &name).await.unwrap();
+        let puller = Puller::new(&self.connection(), &name).await.unwrap();
         let pulled = puller.pull(1000).await.unwrap();
         pulled.leased.into_iter().map(|leased| leased.message).collect()
     }
@@ -133,7 +133,12 @@ impl ToolEnv {
             pubsub: &self.endpoint,
             topic: Some(TopicName::new("p", "dead-letters")),
             reads: None,
+            clients: Clients::default(),
         }
+    }
+
+    fn connection(&self) -> Connection {
+        Connection::new(self.endpoint.clone())
     }
 
     async fn publish(&self, count: usize) {
@@ -151,7 +156,7 @@ impl ToolEnv {
     }
 
     pub(super) async fn puller(&self) -> Puller {
-        Puller::new(&self.endpoint, SUBSCRIPTION).await.unwrap()
+        Puller::new(&self.connection(), SUBSCRIPTION).await.unwrap()
     }
 
     pub(super) async fn reader(&self, max: usize) -> Reader {

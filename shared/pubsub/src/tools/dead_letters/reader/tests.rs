@@ -8,6 +8,7 @@ use tonic::Code;
 use super::super::Seen;
 use super::super::tests::{ToolEnv, texts};
 use super::*;
+use crate::connection::Connection;
 
 impl Reader {
     /// Treats all messages from now on as new.
@@ -36,7 +37,8 @@ async fn unconnected() -> Reader {
     service::install_crypto();
     let url = Some("http://127.0.0.1:1".to_owned());
     let endpoint = crate::settings::Endpoint { endpoint: url.map(Into::into), ..<_>::default() };
-    let puller = Puller::new(&endpoint, "projects/p/subscriptions/s").await.unwrap();
+    let connection = Connection::new(endpoint);
+    let puller = Puller::new(&connection, "projects/p/subscriptions/s").await.unwrap();
     Reader::new(puller, Limits { max: 10, wait: Duration::ZERO }).unwrap()
 }
 
