@@ -6,6 +6,7 @@ use message::{Message, Origin, OriginKind, attribute, timestamp, trace};
 use time::OffsetDateTime;
 
 use crate::hops::{Ids, RecordKind, RecordText};
+use crate::panics;
 
 /// An event that flows through a pipeline, such as a [`Message`].
 ///
@@ -75,6 +76,11 @@ pub trait Event: Send + Sync + 'static {
     fn show(&self, _max_bytes: usize) -> Option<RecordText> {
         None
     }
+}
+
+/// Returns the trace id for the log. A panic of the event's own code changes nothing about the event.
+pub(crate) fn trace_of<E: Event>(event: &E) -> Option<&str> {
+    panics::catch("read a trace", || event.trace_id()).unwrap_or_default()
 }
 
 impl Event for Message {

@@ -50,12 +50,19 @@ mod tests {
     #[test]
     fn only_names_of_this_machine_are_taken() {
         let right = ["localhost", "LOCALHOST:8088", "localhost.:1", "127.0.0.1:80", "127.9.9.9"];
-        for host in right.into_iter().chain(["[::1]:8088", "[::ffff:127.0.0.1]", "a.localhost"]) {
+        for host in right.into_iter().chain(["[::1]:8088", "[::ffff:127.0.0.1]"]) {
             assert!(is_taken("/", Some(host)), "{host}");
         }
-        for host in
-            ["example.org", "localhost.example.org", "10.0.0.1", "[::2]", "0.0.0.0", "", "@"]
-        {
+        for host in [
+            "example.org",
+            "localhost.example.org",
+            "10.0.0.1",
+            "[::2]",
+            "0.0.0.0",
+            "",
+            "@",
+            "a.localhost",
+        ] {
             assert!(!is_taken("/", Some(host)), "{host}");
         }
         assert!(is_taken("/", None));

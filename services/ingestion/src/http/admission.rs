@@ -30,7 +30,7 @@ pub(super) struct Admission {
 /// settled.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// Right of a request, or the share of an item of a stream.
+    /// Permit of a request, or the share of an item of a stream.
     _right: OwnedSemaphorePermit,
     kib: OwnedSemaphorePermit,
 }

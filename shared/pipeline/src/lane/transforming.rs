@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::Lane;
 use crate::dead_letter::DeadLetters;
+use crate::event::trace_of;
 use crate::hops::{HopStep, MAX_RECORD_BYTES, Told};
 use crate::intake::Tracked;
 use crate::keyed::Keyed;
@@ -163,7 +164,7 @@ where
         }
         // The series of attempts makes another one as long as the lease allows it.
         Err(error) if error.recovery() == Recovery::Retry => {
-            let (trace, error) = (tracked.message.trace_id(), format!("{error:#}"));
+            let (trace, error) = (trace_of(&tracked.message), format!("{error:#}"));
             warn!(trace, error, "the lease ends, handing the message back");
             let entries = vec![Entry::new(tracked, false)];
             // Boxed, because otherwise every message's future would reserve the space for it.

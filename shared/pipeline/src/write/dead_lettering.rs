@@ -7,6 +7,7 @@ use tracing::{debug, warn};
 use super::attempt::{Attempted, Paced, before};
 use super::{Entry, Writer};
 use crate::dead_letter::{self, DeadLetter, DeadLetters, MAX_DETAIL_BYTES, Policy};
+use crate::event::trace_of;
 use crate::hops::{HopStep, Told};
 use crate::intake::Tracked;
 use crate::keyed::Keyed;
@@ -34,7 +35,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
     /// Settles a message that has no record: a rejected one goes to the dead letters, any other back to
     /// the source. Returns its identity if it is ordered and was nacked.
     pub(crate) async fn give_up(&self, tracked: Tracked<E>, error: Error) -> Vec<Keyed> {
-        let (trace, text) = (tracked.message.trace_id(), format!("{error:#}"));
+        let (trace, text) = (trace_of(&tracked.message), format!("{error:#}"));
         let reason = match error.recovery() {
             Recovery::Reject(reason) => {
                 let entry = Entry::new(tracked, true);
@@ -106,7 +107,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
         let (Policy::Write(dead_letters), Some(original)) =
             (&shared.dead_letters, entry.original.as_deref())
         else {
-            let trace = entry.original.as_deref().and_then(E::trace_id);
+            let trace = entry.original.as_deref().and_then(trace_of);
             warn!(reason = reason.as_str(), detail, trace, "a message can never succeed");
             if matches!(shared.dead_letters, Policy::Drop) {
                 Metrics::count_reason(&metrics.dropped, reason, 1);
@@ -133,7 +134,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
         match self.write(dead_letters, &dead_letter, lease.deadline(attempt_timeout)).await {
             Ok(()) => {
                 shared.dead_letter_outage.over();
-                let trace = original.trace_id();
+                let trace = trace_of(original);
                 debug!(reason = reason.as_str(), trace, "a message is in the dead letters");
                 Metrics::count_reason(&metrics.dead_lettered, reason, 1);
                 shared.shown.dead_lettered(&dead_letter, || dead_letters.ids(&dead_letter));
@@ -212,6 +213,6 @@ impl<D: DeadLetters<E>, E: Event> Attempt for WriteDeadLetter<'_, D, E> {
 }
 
 fn log_failure(original: &impl Event, reason: Reason, error: &Error) {
-    let (trace, error) = (original.trace_id(), format!("{error:#}"));
+    let (trace, error) = (trace_of(original), format!("{error:#}"));
     warn!(reason = reason.as_str(), trace, error, "a dead letter could not be written");
 }
