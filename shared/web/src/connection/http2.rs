@@ -25,8 +25,9 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// Pause between two pings, and the maximum wait for their answer. They find clients that are gone.
 const PING: Duration = Duration::from_secs(20);
-/// Maximum time between the last answer and the end of a connection that is drained.
-const LINGER: Duration = Duration::from_secs(1);
+/// Time between the last answer and the end of a connection that is drained, if its client does not close
+/// it. A client that is busy has this time to read the answer.
+const LINGER: Duration = Duration::from_secs(3);
 
 tokio::task_local! {
     /// Handle that cuts the request of this task.
