@@ -31,13 +31,17 @@ pub fn is_forwarded(headers: &HeaderMap) -> bool {
 pub fn has_local_host(headers: &HeaderMap) -> bool {
     let mut hosts =
         headers.get_all(header::HOST).iter().map(|host| Authority::try_from(host.as_bytes()));
-    let is_own = |host: &Authority| !host.as_str().contains('@') && is_own_name(host.host());
     hosts.all(|host| host.is_ok_and(|host| is_own(&host)))
 }
 
-/// Returns true if a host without its port is a name or an address of this machine on loopback.
+/// Returns true if an authority, as in `Host` or a URL, is a name or an address of this machine on
+/// loopback. One with a user is nobody's name.
 #[must_use]
-pub fn is_own_name(host: &str) -> bool {
+pub fn is_own(authority: &Authority) -> bool {
+    let host = authority.host();
+    if authority.as_str().contains('@') {
+        return false;
+    }
     let plain = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if let Ok(address) = plain.parse::<IpAddr>() {
         return address.to_canonical().is_loopback();

@@ -6,7 +6,6 @@
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::http::uri::Authority;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use service::caller;
@@ -27,8 +26,8 @@ pub(crate) async fn check(State(reach): State<Reach>, request: Request, next: Ne
 /// Returns whether each name in a request is one of this machine. A request without a name is no
 /// browser's.
 fn is_local(request: &Request) -> bool {
-    let in_uri = request.uri().authority().map(Authority::host);
-    in_uri.is_none_or(caller::is_own_name) && caller::has_local_host(request.headers())
+    request.uri().authority().is_none_or(caller::is_own)
+        && caller::has_local_host(request.headers())
 }
 
 #[cfg(test)]
@@ -68,5 +67,6 @@ mod tests {
         assert!(is_taken("/", None));
         assert!(is_taken("http://localhost:8088/", None));
         assert!(!is_taken("http://example.org/", Some("localhost")));
+        assert!(!is_taken("http://evil@localhost/", None));
     }
 }

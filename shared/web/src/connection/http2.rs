@@ -45,10 +45,8 @@ pub(super) async fn serve(
     let service = service_fn(move |mut request| {
         let routes = routes.clone();
         async move {
-            // Every request runs in a task of its own, which has the handle.
-            if let Ok(cut) = CUT.try_with(Cut::clone) {
-                request.extensions_mut().insert(cut);
-            }
+            // Runs in the task that `execute` spawns, which has the handle.
+            request.extensions_mut().insert(CUT.with(Cut::clone));
             routes.answer(request).await
         }
     });

@@ -58,6 +58,7 @@ impl Streams {
         draining: Draining,
         request: Request,
     ) -> Result<Response, Refusal> {
+        // Without HTTP/2 there is none. Then a client that takes nothing ends its connection.
         let cut = request.extensions().get::<Cut>().cloned().unwrap_or_default();
         let opened = Instant::now();
         let client_deadline = client_timeout(&headers)?.map(|timeout| opened + timeout);
