@@ -273,7 +273,12 @@ fn spawn(port: u16, data: &Path, options: &Vec<String>) -> anyhow::Result<Child>
 async fn init(data: &Path, options: &[&str]) -> anyhow::Result<()> {
     let mut init = unprivileged("initdb")?;
     init.args(["--no-sync", "--username", USER, "--encoding=UTF8"]).args(options);
-    run(init.arg("--pgdata").arg(data)).await
+    let made = run(init.arg("--pgdata").arg(data)).await;
+    made.with_context(|| {
+        let why =
+            if is_root() { ": the user postgres must be able to enter this folder" } else { "" };
+        format!("make a database in {}{why}", data.display())
+    })
 }
 
 /// Gives files to the user of the server, which cannot be root.
@@ -311,9 +316,11 @@ fn is_root() -> bool {
 }
 
 async fn run(command: &mut Command) -> anyhow::Result<()> {
-    let output = command.stdin(Stdio::null()).output().await.context("run a program")?;
+    let program = command.as_std().get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output().await;
+    let output = output.with_context(|| format!("run {program}"))?;
     if !output.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        bail!("{} ({})", String::from_utf8_lossy(&output.stderr).trim_end(), output.status);
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ const MERGE: &str = "INSERT INTO written SELECT * FROM staged ON CONFLICT (inges
 /// Length of the text in each row.
 const REST_BYTES: usize = 900;
 
-/// Method in which a batch is written.
+/// Method by which a batch is written.
 #[derive(Debug, Clone, Copy)]
 enum Method {
     Statement,
@@ -58,7 +58,7 @@ pub(super) async fn measure(rows: u64, repeats: usize) -> anyhow::Result<()> {
     for size in BATCHES {
         let (mut statement, mut copy) = (Vec::new(), Vec::new());
         for _ in 0..repeats {
-            // Each way has a server of its own, so neither pays for the rows of the other.
+            // Each method has a server of its own, so neither pays for the rows of the other.
             statement.push(cost(Method::Statement, rows, size).await?);
             copy.push(cost(Method::Copy, rows, size).await?);
         }

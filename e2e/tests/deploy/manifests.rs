@@ -201,9 +201,9 @@ fn the_engine_component_adds_query() {
     let grace = seconds(yaml(&example)["grace_period"].as_str().unwrap());
     assert_eq!(pod["terminationGracePeriodSeconds"].as_u64().unwrap(), grace + 2 + 5);
     named(&manifests, &["ServiceAccount"], "query");
-    let way = named(&manifests, &["NetworkPolicy"], "query");
-    assert_eq!(way["spec"]["egress"][0]["ports"][0]["port"], 5432);
-    assert_eq!(way["spec"]["ingress"][0]["ports"][0]["port"], 8089);
+    let policy = named(&manifests, &["NetworkPolicy"], "query");
+    assert_eq!(policy["spec"]["egress"][0]["ports"][0]["port"], 5432);
+    assert_eq!(policy["spec"]["ingress"][0]["ports"][0]["port"], 8089);
     let variables = environment(&manifests, "query").as_object().unwrap();
     let variables = variables.iter().map(|(name, value)| {
         let is_file = name.ends_with("_FILE");
@@ -253,8 +253,8 @@ fn the_engine_component_adds_postgres() {
     for service in ["postgres", "query"] {
         named(&manifests, &["ServiceAccount"], service);
     }
-    let way = named(&manifests, &["NetworkPolicy"], "postgres");
-    assert_eq!(way["spec"]["egress"][0]["ports"][0]["port"], 5432);
+    let policy = named(&manifests, &["NetworkPolicy"], "postgres");
+    assert_eq!(policy["spec"]["egress"][0]["ports"][0]["port"], 5432);
     let limit = pod["containers"][0]["resources"]["limits"]["memory"].as_str().unwrap();
     let limit: u64 = limit.strip_suffix("Mi").unwrap().parse().unwrap();
     let needed = needed(|settings: &mut postgres::config::Settings| &mut settings.pipeline);
@@ -341,9 +341,9 @@ fn pods_have_no_rights_that_they_do_not_need() {
 fn a_disruption_takes_one_replica_at_a_time_and_pods_are_reached_for_scrapes_alone() {
     let Some(text) = rendered("gcp") else { return };
     let manifests = manifests(&text);
-    let way = named(&manifests, &["NetworkPolicy"], "services");
-    let selected = way["spec"]["podSelector"]["matchLabels"].as_object().unwrap();
-    assert_eq!(way["spec"]["policyTypes"], serde_json::json!(["Ingress", "Egress"]));
+    let policy = named(&manifests, &["NetworkPolicy"], "services");
+    let selected = policy["spec"]["podSelector"]["matchLabels"].as_object().unwrap();
+    assert_eq!(policy["spec"]["policyTypes"], serde_json::json!(["Ingress", "Egress"]));
     for service in SERVICES {
         let workload = named(&manifests, &["StatefulSet", "Deployment"], service);
         let labels = &workload["spec"]["template"]["metadata"]["labels"];
@@ -355,7 +355,7 @@ fn a_disruption_takes_one_replica_at_a_time_and_pods_are_reached_for_scrapes_alo
         assert!(budgeted.iter().all(is_selected), "{service}: {budgeted:?}");
         assert!(selected.iter().all(is_selected), "{service}: {selected:?}");
     }
-    let incoming = way["spec"]["ingress"].as_array().unwrap();
+    let incoming = policy["spec"]["ingress"].as_array().unwrap();
     assert_eq!(incoming.len(), 1, "{incoming:?}");
     assert_eq!(incoming[0]["ports"], serde_json::json!([{ "protocol": "TCP", "port": 8080 }]));
 }

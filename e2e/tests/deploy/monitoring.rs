@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::{copied, kustomized, manifests, named, root, succeed, tool, yaml};
+use crate::{copied, kustomized, manifests, named, read, root, slug, succeed, tool, yaml};
 
 /// Number of dashboards: the four services of the chain, postgres, query, and one for the chain.
 const BOARDS: usize = 7;
@@ -35,9 +35,7 @@ fn every_alert_fires_when_it_should_and_has_its_page_in_the_runbook() {
 
 #[test]
 fn the_links_inside_the_runbook_lead_to_its_sections() {
-    let runbook = std::fs::read_to_string(root().join("docs/runbook.md")).unwrap();
-    let slug =
-        |heading: &str| heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    let runbook = read("docs/runbook.md");
     let sections: BTreeSet<_> =
         runbook.lines().filter(|line| line.starts_with('#')).map(slug).collect();
     for link in runbook.split("](#").skip(1) {

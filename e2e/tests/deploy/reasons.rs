@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use pipeline::{Reason, Reasons};
 
-use crate::root;
+use crate::{read, root};
 
 /// Reasons of each service.
 const SERVICES: [Reasons; 5] = [
@@ -25,10 +25,6 @@ const DECLARED: [(&str, &[&[Reason]]); 7] = [
     ("services/bigqueries", bigqueries::reasons::ALL),
     ("services/icestore", icestore::reasons::ALL),
 ];
-
-fn read(file: &str) -> String {
-    std::fs::read_to_string(root().join(file)).unwrap()
-}
 
 /// Returns the codes of all declared reasons for which messages leave a stream.
 fn declared() -> BTreeSet<&'static str> {

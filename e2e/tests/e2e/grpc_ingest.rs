@@ -17,7 +17,7 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
-use tonic::{Code, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::flow_env::{GRACE, PATIENCE, counter, next_dead_letter, until};
 use crate::ingest_env::{ALWAYS, IngestEnv};
@@ -48,10 +48,17 @@ fn id(result: &ItemResult) -> Option<String> {
 async fn open(
     env: &IngestEnv,
 ) -> (mpsc::Sender<PublishStreamRequest>, Streaming<PublishStreamResponse>) {
+    open_with(&mut client(env).await).await.unwrap()
+}
+
+/// Opens a stream of items on the connection of a client.
+async fn open_with(
+    client: &mut IngestClient<Channel>,
+) -> Result<(mpsc::Sender<PublishStreamRequest>, Streaming<PublishStreamResponse>), Status> {
     let (sender, mut requests) = mpsc::channel(1);
     let requests = futures::stream::poll_fn(move |context| requests.poll_recv(context));
-    let answers = client(env).await.publish_stream(requests).await.unwrap();
-    (sender, answers.into_inner())
+    let answers = client.publish_stream(requests).await?;
+    Ok((sender, answers.into_inner()))
 }
 
 /// Sends items until the number is reached, or the stream has ended.
@@ -192,17 +199,37 @@ async fn a_stream_that_is_cut_leaves_nothing_unaccounted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_sends_and_takes_no_acknowledgements_is_cut() {
+async fn a_stream_that_takes_no_acknowledgements_is_cut_and_its_neighbour_goes_on() {
     let env = IngestEnv::start(|_, _| {}).await;
-    let (sender, answers) = open(&env).await;
+    let mut shared = client(&env).await;
+    let (neighbour, mut told) = open_with(&mut shared).await.unwrap();
+    let (sender, answers) = open_with(&mut shared).await.unwrap();
 
     drop(answers);
-    // It ends when the server cuts the connection, after half a minute.
+    // It ends when the server resets the stream, after half a minute.
     let fed = timeout(PATIENCE, feed(sender, 100_000_000)).await;
 
-    assert!(fed.is_ok(), "the connection is still open");
+    assert!(fed.is_ok(), "the stream is still open");
+    feed(neighbour, 3).await;
+    assert_eq!(acks(&mut told, 3).await.len(), 3);
+    assert!(shared.publish(request(vec![item(1)])).await.is_ok());
     until(async || env.is_idle()).await;
-    assert!(client(&env).await.publish(request(vec![item(1)])).await.is_ok());
+    env.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_last_acknowledgement_is_not_taken_ends() {
+    let env = IngestEnv::start(|_, http| http.max_waiting = 1).await;
+    let channel = Channel::from_shared(format!("http://{}", env.address)).unwrap();
+    let channel = channel.initial_stream_window_size(0).connect().await.unwrap();
+    let (sender, _answers) = open_with(&mut IngestClient::new(channel)).await.unwrap();
+    feed(sender, 2).await;
+    let mut other = client(&env).await;
+    assert_eq!(open_with(&mut other).await.unwrap_err().code(), Code::ResourceExhausted);
+
+    // Its place is free after half a minute.
+    until(async || open_with(&mut other).await.is_ok()).await;
+
     env.stop().await;
 }
 

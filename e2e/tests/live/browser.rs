@@ -118,10 +118,18 @@ impl Browser {
 
     /// Clicks on the first element that matches, as a user does.
     pub(crate) async fn click(&self, selector: &str) {
-        let found = self.client.find(Locator::Css(selector)).await.unwrap();
         let body = "document.querySelector(arguments[0]).scrollIntoView({ block: 'center' })";
-        self.client.execute(body, vec![json!(selector)]).await.unwrap();
-        found.click().await.unwrap();
+        // A state that arrives meanwhile may move the element below another one.
+        until(&format!("a click on {selector}"), async || {
+            let found = self.client.find(Locator::Css(selector)).await.unwrap();
+            self.client.execute(body, vec![json!(selector)]).await.unwrap();
+            let clicked = found.click().await.map_err(|error| format!("{error:?}"));
+            let is_covered =
+                clicked.as_ref().is_err_and(|why| why.contains("ElementClickIntercepted"));
+            assert!(is_covered || clicked.is_ok(), "{clicked:?}");
+            !is_covered
+        })
+        .await;
     }
 
     /// Types a text into an empty field.

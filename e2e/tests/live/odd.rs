@@ -225,6 +225,23 @@ async fn a_dead_letter_is_replayed_after_a_confirmation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_the_last_letter_of_a_message_can_be_replayed() {
+    let mut state = good();
+    let mut letters = ["letter-3", "letter-2", "letter-1"].map(letter);
+    letters[2]["ingest_id"] = letters[0]["ingest_id"].clone();
+    letters[0]["at"] = json!("2026-11-30T04:00:00.000Z");
+    state["dead_letters"]["recent"] = json!(letters);
+    let Some((_fixture, browser)) = open(state).await else { return };
+
+    browser.shows("[data-letter=letter-1] .actions", "Refused again at").await;
+
+    let buttons = "return [...document.querySelectorAll('.letter')]\
+                   .filter((letter) => letter.querySelector('.actions button'))\
+                   .map((letter) => letter.dataset.letter)";
+    assert_eq!(browser.script(buttons).await, json!(["letter-3", "letter-2"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rights_that_are_missing_show_no_controls() {
     let mut state = good();
     state["rights"] = json!({ "payload": false, "replay": false, "send": false });
@@ -261,6 +278,7 @@ async fn a_newcomer_is_told_what_to_do() {
 
     browser.shows("[data-latency=bigqueries]", "no messages").await;
     browser.shows("#trace-empty", "mosquitto_pub").await;
+    browser.shows("#trace-empty", "curl localhost:8088/ingest").await;
     browser.shows("#letters-empty", "No dead letters").await;
     browser.click("#letters-example").await;
 

@@ -72,7 +72,7 @@ pub(crate) fn letter(id: &str) -> Value {
         "id": id, "stage": "bigqueries", "reason": "row_type_mismatch",
         "detail": "column temperature: <img src=x onerror=alert(1)>",
         "why": "A value does not fit its column.", "at": "2026-11-30T03:59:59.120Z",
-        "ingest_id": "id-0", "device_id": "abc", "replayable": true,
+        "ingest_id": format!("message of {id}"), "device_id": "abc", "replayable": true,
         "payload": "{\"temperature\":\"<script>alert(1)</script>\"}",
     })
 }

@@ -7,6 +7,9 @@ import { clock, clockSeconds, count, moment, pretty } from "./format.js";
 /** What the user has done with a letter, by its id: `asking`, `sending`, `done` or `failed`. */
 const replays = new Map();
 
+/** The latest letter of each message. Only that one can wait for its replay. */
+let lastOf = new Map();
+
 /** Letters that are shown before the user asks for all of them. */
 const FEW = 5;
 
@@ -30,6 +33,7 @@ export function renderLetters(state) {
   show(byId("letters-badge"), letters.total > 0);
   setText(byId("letters-badge"), count(letters.total));
   renderReasons(letters);
+  lastOf = new Map([...letters.recent].reverse().map((letter) => [messageOf(letter), letter]));
   const shown = areAllShown ? letters.recent : letters.recent.slice(0, FEW);
   keyed(byId("letter-list"), shown, { key: (letter) => letter.id, create, update });
   const rest = letters.total - letters.recent.length;
@@ -84,7 +88,9 @@ function moreOf(letter) {
 /** Puts the right buttons beside a letter. It touches nothing while they are right. */
 function update(node, letter) {
   const mayReplay = latest.rights?.replay === true && letter.replayable;
-  const replay = replays.get(letter.id) ?? { step: mayReplay ? "idle" : "never" };
+  const last = lastOf.get(messageOf(letter)) ?? letter;
+  const again = last.id === letter.id ? undefined : { step: "again", text: `Refused again at ${clockSeconds(last.at)}` };
+  const replay = replays.get(letter.id) ?? again ?? { step: mayReplay ? "idle" : "never" };
   const actions = node.querySelector(".actions");
   const signature = `${replay.step} ${replay.text ?? ""}`;
   if (actions.dataset.shown === signature) return;
@@ -96,6 +102,7 @@ function update(node, letter) {
 
 const BUTTONS = {
   never: (letter) => [el("span", { class: "quiet" }, letter.replayable ? "" : "no replay from here")],
+  again: (letter, { text }) => [el("span", { class: "quiet" }, text)],
   idle: (letter) => [button(letter, "Replay", `Replay the letter of ${nameOf(letter)}`, () => go(letter, "asking"))],
   asking: (letter) => [
     el("span", {}, "Publish it again?"),
@@ -109,6 +116,11 @@ const BUTTONS = {
     button(letter, "Replay", `Replay the letter of ${nameOf(letter)} again`, () => go(letter, "asking")),
   ],
 };
+
+/** Tells messages apart. A letter without an id is one of its own. */
+function messageOf(letter) {
+  return letter.ingest_id ? `${letter.stage}\n${letter.ingest_id}` : letter.id;
+}
 
 function nameOf(letter) {
   return `${letter.device_id || "no device"} at ${clock(letter.at)}`;

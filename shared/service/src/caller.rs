@@ -31,19 +31,24 @@ pub fn is_forwarded(headers: &HeaderMap) -> bool {
 pub fn has_local_host(headers: &HeaderMap) -> bool {
     let mut hosts =
         headers.get_all(header::HOST).iter().map(|host| Authority::try_from(host.as_bytes()));
-    hosts.all(|host| host.is_ok_and(|host| is_own_name(host.host())))
+    hosts.all(|host| host.is_ok_and(|host| is_own(&host)))
 }
 
-/// Returns true if a host without its port is a name or an address of this machine on loopback.
+/// Returns true if an authority, as in `Host` or a URL, is a name or an address of this machine on
+/// loopback. One with a user is nobody's name.
 #[must_use]
-pub fn is_own_name(host: &str) -> bool {
+pub fn is_own(authority: &Authority) -> bool {
+    let host = authority.host();
+    if authority.as_str().contains('@') {
+        return false;
+    }
     let plain = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if let Ok(address) = plain.parse::<IpAddr>() {
         return address.to_canonical().is_loopback();
     }
-    // RFC 6761, 6.3: names below `localhost` are loopback, too.
-    let name = plain.strip_suffix('.').unwrap_or(plain).to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost")
+    // Not every browser and system takes names below `localhost` for loopback. A hostile DNS server
+    // may answer for them.
+    plain.strip_suffix('.').unwrap_or(plain).eq_ignore_ascii_case("localhost")
 }
 
 #[cfg(test)]
@@ -60,12 +65,21 @@ mod tests {
             is_local(SocketAddr::new(peer.parse().unwrap(), 1), &headers)
         };
 
-        for host in ["localhost:8080", "127.0.0.1:8080", "[::1]:8080", "[::1]", "localhost"] {
+        for host in
+            ["localhost:8080", "127.0.0.1:8080", "[::1]:8080", "[::1]", "LocalHost", "localhost."]
+        {
             assert!(is("127.0.0.1", "host", host), "{host}");
         }
         assert!(is("::1", "accept", "*/*"));
         assert!(is("::ffff:127.0.0.1", "host", "127.0.0.1"));
-        for host in ["evil.example.org:8080", "evil.example.org", "10.0.0.1:80", ""] {
+        for host in [
+            "evil.example.org:8080",
+            "evil.example.org",
+            "evil.localhost",
+            "evil@localhost",
+            "10.0.0.1:80",
+            "",
+        ] {
             assert!(!is("127.0.0.1", "host", host), "{host}");
         }
         assert!(!is("127.0.0.1", "x-forwarded-for", "10.0.0.1"));

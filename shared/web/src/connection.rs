@@ -71,13 +71,13 @@ impl Draining {
     }
 }
 
-/// Right to cut the connection of a request, in the extensions of each request over HTTP/2. It is for a
-/// client that takes nothing of an answer: the answer alone cannot end then.
+/// Handle that cuts a request, in the extensions of each request over HTTP/2. It is for a client that
+/// takes nothing of an answer, which cannot end by itself then. Other requests of the connection go on.
 #[derive(Debug, Clone, Default)]
 pub struct Cut(Arc<Notify>);
 
 impl Cut {
-    /// Cuts the connection, with all of its requests.
+    /// Cuts the request.
     pub fn now(&self) {
         self.0.notify_one();
     }
@@ -102,7 +102,7 @@ pub(crate) async fn serve(stream: TcpStream, shared: Shared, mut stop: watch::Re
     // It is unknown if the other side is gone already.
     let peer = stream.peer_addr().ok().map(|address| Peer(address.ip()));
     let draining = Draining(stop.clone());
-    let service = Routes { routes, peer, draining, cut: Cut::default() };
+    let service = Routes { routes, peer, draining };
     let mut stream = Impatient::new(stream, limits.write_timeout);
     let protocol = if has_http2 {
         tokio::select! {
@@ -131,7 +131,6 @@ struct Routes {
     routes: Router,
     peer: Option<Peer>,
     draining: Draining,
-    cut: Cut,
 }
 
 impl Routes {
@@ -141,7 +140,6 @@ impl Routes {
     ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
         let extensions = request.extensions_mut();
         extensions.insert(self.draining.clone());
-        extensions.insert(self.cut.clone());
         if let Some(peer) = self.peer {
             extensions.insert(peer);
         }

@@ -6,7 +6,6 @@
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::http::uri::Authority;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use service::caller;
@@ -27,8 +26,8 @@ pub(crate) async fn check(State(reach): State<Reach>, request: Request, next: Ne
 /// Returns whether each name in a request is one of this machine. A request without a name is no
 /// browser's.
 fn is_local(request: &Request) -> bool {
-    let in_uri = request.uri().authority().map(Authority::host);
-    in_uri.is_none_or(caller::is_own_name) && caller::has_local_host(request.headers())
+    request.uri().authority().is_none_or(caller::is_own)
+        && caller::has_local_host(request.headers())
 }
 
 #[cfg(test)]
@@ -50,16 +49,24 @@ mod tests {
     #[test]
     fn only_names_of_this_machine_are_taken() {
         let right = ["localhost", "LOCALHOST:8088", "localhost.:1", "127.0.0.1:80", "127.9.9.9"];
-        for host in right.into_iter().chain(["[::1]:8088", "[::ffff:127.0.0.1]", "a.localhost"]) {
+        for host in right.into_iter().chain(["[::1]:8088", "[::ffff:127.0.0.1]"]) {
             assert!(is_taken("/", Some(host)), "{host}");
         }
-        for host in
-            ["example.org", "localhost.example.org", "10.0.0.1", "[::2]", "0.0.0.0", "", "@"]
-        {
+        for host in [
+            "example.org",
+            "localhost.example.org",
+            "10.0.0.1",
+            "[::2]",
+            "0.0.0.0",
+            "",
+            "@",
+            "a.localhost",
+        ] {
             assert!(!is_taken("/", Some(host)), "{host}");
         }
         assert!(is_taken("/", None));
         assert!(is_taken("http://localhost:8088/", None));
         assert!(!is_taken("http://example.org/", Some("localhost")));
+        assert!(!is_taken("http://evil@localhost/", None));
     }
 }

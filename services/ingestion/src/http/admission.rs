@@ -30,8 +30,8 @@ pub(super) struct Admission {
 /// settled.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// Right of a request, or the share of an item of a stream.
-    _right: OwnedSemaphorePermit,
+    /// Permit of a request, or the share of an item of a stream.
+    _permit: OwnedSemaphorePermit,
     kib: OwnedSemaphorePermit,
 }
 
@@ -65,12 +65,12 @@ impl Admission {
             // An error would mean that a semaphore is closed, which nobody does.
             let request = Arc::clone(&self.requests).acquire_owned().await.ok()?;
             let kib = Arc::clone(&self.kib).acquire_many_owned(kib).await.ok()?;
-            Some(Place { _right: request, kib })
+            Some(Place { _permit: request, kib })
         };
         timeout(PATIENCE, place).await.ok().flatten().ok_or_else(Refusal::busy)
     }
 
-    /// Returns the right to a stream.
+    /// Returns the permit of a stream.
     ///
     /// # Errors
     /// Too many streams are open.
@@ -89,7 +89,7 @@ impl Admission {
         let kib = Arc::clone(&self.kib).acquire_many_owned(memory).await;
         let (share, kib) =
             share.and_then(|share| Ok((share, kib?))).map_err(|_| Refusal::ending())?;
-        Ok(Place { _right: share, kib })
+        Ok(Place { _permit: share, kib })
     }
 }
 

@@ -84,7 +84,7 @@ impl Bucket {
     }
 }
 
-/// Right of one request to send its body. The bytes count when they arrive.
+/// Permit of one request to send its body. The bytes count when they arrive.
 #[derive(Debug, Clone)]
 pub struct Quota {
     limiter: RateLimiter,

@@ -12,8 +12,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
+use tracing::debug;
 
-use super::{Error, Limits, Routes, stopped};
+use super::{Cut, Error, Limits, Routes, stopped};
 use service::impatient::Impatient;
 
 /// Maximum bytes of a body that are in memory before its handler reads them.
@@ -24,8 +25,14 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// Pause between two pings, and the maximum wait for their answer. They find clients that are gone.
 const PING: Duration = Duration::from_secs(20);
-/// Maximum time between the last answer and the end of a connection that is drained.
-const LINGER: Duration = Duration::from_secs(1);
+/// Time between the last answer and the end of a connection that is drained, if its client does not close
+/// it. A client that is busy has this time to read the answer.
+const LINGER: Duration = Duration::from_secs(3);
+
+tokio::task_local! {
+    /// Handle that cuts the request of this task.
+    static CUT: Cut;
+}
 
 /// Answers requests until the connection ends.
 pub(super) async fn serve(
@@ -35,8 +42,14 @@ pub(super) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let streams = Streams::default();
-    let cut = routes.cut.clone();
-    let service = service_fn(|request| routes.answer(request));
+    let service = service_fn(move |mut request| {
+        let routes = routes.clone();
+        async move {
+            // Runs in the task that `execute` spawns, which has the handle.
+            request.extensions_mut().insert(CUT.with(Cut::clone));
+            routes.answer(request).await
+        }
+    });
     let mut builder = http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())
@@ -52,12 +65,10 @@ pub(super) async fn serve(
         ended = connection.as_mut() => return Ok(ended?),
         () = streams.quiet_for(limits.idle_timeout) => {}
         () = stopped(&mut stop) => {}
-        () = cut.asked() => return Ok(()),
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
         ended = connection.as_mut() => Ok(ended?),
-        () = cut.asked() => Ok(()),
         // A client that does not answer would keep the connection open.
         () = streams.quiet_for(LINGER) => Ok(()),
     }
@@ -111,6 +122,13 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
         let mut all = self.lock();
         all.reap();
         all.count += 1;
-        all.tasks.spawn(task);
+        let cut = Cut::default();
+        all.tasks.spawn(async move {
+            tokio::select! {
+                () = CUT.scope(cut.clone(), task) => {}
+                // The end of the task resets the stream of the request.
+                () = cut.asked() => debug!("a request was cut: its client takes nothing of the answer"),
+            }
+        });
     }
 }

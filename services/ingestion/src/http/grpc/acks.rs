@@ -17,6 +17,9 @@ use crate::http::refusal::Refusal;
 use crate::http::sending::outcome_of;
 use crate::proto::{Ack, PublishStreamResponse};
 
+/// Maximum number of acknowledgements in a response.
+const MAX_ACKS: usize = 100;
+
 /// Items of a stream without an acknowledgement that was sent. There are at most [`MAX_ITEMS`].
 pub(super) struct Acks {
     ingest: Arc<Ingest>,
@@ -86,9 +89,11 @@ impl Acks {
         self.open.is_empty()
     }
 
-    /// Returns the acknowledgements that are not sent yet.
+    /// Returns the first acknowledgements that are not sent yet. Few of them, so that a client that is
+    /// slow takes a whole response now and then.
     pub(super) fn take(&mut self) -> PublishStreamResponse {
-        PublishStreamResponse { acks: std::mem::take(&mut self.unsent) }
+        let count = self.unsent.len().min(MAX_ACKS);
+        PublishStreamResponse { acks: self.unsent.drain(..count).collect() }
     }
 
     /// Hands an item to the pipeline.

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,12 +10,12 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Interval, interval_at, sleep_until};
+use tokio::time::{Instant, Interval, interval_at, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use web::{Authenticate as _, Authenticator, Cut, Denied, Draining, Identity, Limits};
@@ -59,6 +58,7 @@ impl Streams {
         draining: Draining,
         request: Request,
     ) -> Result<Response, Refusal> {
+        // Without HTTP/2 there is none. Then a client that takes nothing ends its connection.
         let cut = request.extensions().get::<Cut>().cloned().unwrap_or_default();
         let opened = Instant::now();
         let client_deadline = client_timeout(&headers)?.map(|timeout| opened + timeout);
@@ -66,7 +66,7 @@ impl Streams {
         let trace = trace.map(str::to_owned);
         let ingest = Arc::clone(&self.ingest);
         let frames = Frames::of(request, ingest.max_body_bytes)?;
-        let right = ingest.admission.admit_stream()?;
+        let permit = ingest.admission.admit_stream()?;
         let reader = Reader { ingest: Arc::clone(&ingest), frames, trace, last: None };
         let (out, frames) = mpsc::channel(1);
         let check = Recheck::new(self.auth.clone(), headers);
@@ -76,7 +76,7 @@ impl Streams {
             if converse(reader, acks, ends, out).await == Left::Stalled {
                 cut.now();
             }
-            drop(right);
+            drop(permit);
         });
         Ok(answer(Body::new(StreamBody::new(ReceiverStream::new(frames)))))
     }
@@ -97,7 +97,7 @@ pub(super) async fn publish_stream(
     opened.unwrap_or_else(|refusal| streams.ingest.refuse(refusal))
 }
 
-/// State in which a conversation leaves its connection.
+/// State in which a conversation leaves its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Left {
     /// The stream has ended.
@@ -108,34 +108,38 @@ enum Left {
 
 /// Reads items and sends acknowledgements until all is said, or the client has gone.
 async fn converse(reader: Reader, mut acks: Acks, mut ends: Ends, out: Out) -> Left {
-    let mut items = pin!(reader.into_items());
+    let mut items = Some(Box::pin(reader.into_items()));
     let write_timeout = Limits::default().write_timeout;
     // Status of the stream, once it is known. Then nothing more is read.
     let mut end: Option<Status> = None;
     let mut unsent_since = None;
     loop {
-        if acks.has_unsent() {
-            unsent_since.get_or_insert_with(Instant::now);
-        } else if let Some(status) = end.take_if(|_| acks.are_complete()) {
-            // An error means that the client has gone.
-            let _ = out.send(Ok(Frame::trailers(trailers(&status)))).await;
-            return Left::Ended;
+        if end.is_some() {
+            // What an unfinished item holds is free for others.
+            items = None;
         }
-        let (has_unsent, has_room) = (acks.has_unsent(), acks.has_room());
-        let first_deadline = acks.first_deadline();
-        let stalled = unsent_since.map(|since: Instant| since + write_timeout);
+        let is_last = end.is_some() && acks.are_complete() && !acks.has_unsent();
+        let must_send = acks.has_unsent() || is_last;
+        let stalled =
+            must_send.then(|| *unsent_since.get_or_insert_with(Instant::now) + write_timeout);
+        let (has_room, first_deadline) = (acks.has_room(), acks.first_deadline());
         tokio::select! {
             biased;
             () = out.closed() => return Left::Ended,
-            Ok(room) = out.reserve(), if has_unsent => {
-                room.send(Ok(Frame::data(frame(&acks.take()))));
+            Ok(room) = out.reserve(), if must_send => {
                 unsent_since = None;
+                let Some(status) = end.take_if(|_| is_last) else {
+                    room.send(Ok(Frame::data(frame(&acks.take()))));
+                    continue;
+                };
+                room.send(Ok(Frame::trailers(trailers(&status))));
+                break;
             }
             () = acks.settled() => {}
             () = at(first_deadline) => acks.give_up(),
             () = at(stalled) => return Left::Stalled,
             status = ends.next(), if end.is_none() => end = Some(status),
-            item = items.next(), if end.is_none() && has_room => match item {
+            item = next(&mut items), if has_room => match item {
                 Some(Ok(item)) => acks.offer(item),
                 Some(Err(refusal)) => {
                     acks.count_refused(&refusal);
@@ -144,6 +148,16 @@ async fn converse(reader: Reader, mut acks: Acks, mut ends: Ends, out: Out) -> L
                 None => end = Some(ok()),
             },
         }
+    }
+    // The last frame may wait behind others that the client does not take.
+    timeout(write_timeout, out.closed()).await.map_or(Left::Stalled, |()| Left::Ended)
+}
+
+/// Waits for the next item while items are read. Cancel safe.
+async fn next<S: Stream + Unpin>(items: &mut Option<S>) -> Option<S::Item> {
+    match items {
+        Some(items) => items.next().await,
+        None => pending().await,
     }
 }
 
@@ -214,7 +228,6 @@ impl Recheck {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::timeout;
     use web::auth::settings::Auth;
 
     use super::*;
