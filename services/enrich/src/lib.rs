@@ -25,6 +25,8 @@ use pipeline::{Pipeline, Reasons};
 use pubsub::{Reads as _, TopicGuard};
 use service::{Condition, Context, Dependency, Health, Pauses, Running, Service, WrongSettings};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::warn;
 use web::Server;
 
 use apply::{Apply, Fields};
@@ -92,7 +94,9 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
         let counts = context.registry.pipeline(Self::NAME, &REASONS);
         context.registry.register(|registry| metrics.register(registry));
         let mut watchers = JoinSet::new();
-        let (lookup, admin) = open(&settings, source, &metrics, context, &mut watchers).await?;
+        let Caches { lookup, admin, mut reading } =
+            open(&settings, source, &metrics, context, &mut watchers).await?;
+        let layers = lookup.clone();
         let topic = settings.topic()?;
         let opened = settings.intake().open([topic.clone()], context, &mut watchers).await?;
         context.health.tell("guarantees", guarantees(&settings, &opened.guard)?);
@@ -114,7 +118,13 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
             metrics: counts,
         };
         let running = Running::new(watchers).start(pipeline, &context.health);
-        Ok(running.with_drain(|grace| admin.shutdown(grace)))
+        let running = running.with_drain(|grace| admin.shutdown(grace));
+        Ok(running.with_close(move |left| async move {
+            layers.close();
+            if timeout(left, reading.join_next()).await.is_err() {
+                warn!("reads of documents were cut off at the end of the grace period");
+            }
+        }))
     }
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
@@ -127,6 +137,15 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
     }
 }
 
+/// Caches of a running service.
+struct Caches<F> {
+    lookup: Lookup<F>,
+    /// Port that forgets keys.
+    admin: Server,
+    /// Task that reads for the lookup.
+    reading: JoinSet<()>,
+}
+
 /// Opens the caches and the admin port, and serves them.
 async fn open<F: Fetch>(
     settings: &Settings,
@@ -134,7 +153,7 @@ async fn open<F: Fetch>(
     metrics: &Metrics,
     context: &Context,
     watchers: &mut JoinSet<()>,
-) -> anyhow::Result<(Lookup<F>, Server)> {
+) -> anyhow::Result<Caches<F>> {
     let condition = context.health.condition("documents");
     let (lookup, reader) = Lookup::new(&settings.cache, source, metrics.clone())?;
     let admin = admin::bind(&settings.admin).await?;
@@ -142,11 +161,12 @@ async fn open<F: Fetch>(
     let counts = web::Metrics::default();
     context.registry.register(|registry| counts.register(registry, &[Admin::SECTION]));
     let admin = admin.serve(admin::routes(lookup.clone()), &counts);
-    watchers.spawn(reader);
+    let mut reading = JoinSet::new();
+    reading.spawn(reader);
     watchers.spawn(watch(lookup.clone(), condition, context.health.clone()));
     let listener = Listener::start(lookup.clone(), context.health.clone()).await;
     watchers.spawn(listener.run());
-    Ok((lookup, admin))
+    Ok(Caches { lookup, admin, reading })
 }
 
 fn guarantees(settings: &Settings, guard: &TopicGuard) -> Result<Vec<String>, WrongSettings> {

@@ -142,6 +142,10 @@ impl Fetch for Cities {
     fn origin(&self) -> String {
         "cities".into()
     }
+
+    async fn close(&self) {
+        self.asked("close");
+    }
 }
 
 /// Applier that writes the city in capitals.
@@ -155,7 +159,7 @@ impl Apply for Capitals {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_custom_key_source_and_applier_enrich_messages() {
+async fn a_custom_key_source_and_applier_enrich_and_the_source_is_closed_at_the_end() {
     let cloud = Cloud::start(json!({})).await;
     let cities = Cities::default();
     let enrich = Enrich::with(cloud.settings(), Site, Capitals, cities.clone());
@@ -175,7 +179,7 @@ async fn a_custom_key_source_and_applier_enrich_messages() {
     assert_eq!(read(&enriched)["enrichmentData"], json!({ "where": "C-NORTH" }));
     assert_eq!(read(&without)["payload"], STANDARD.encode("raw"), "never emptied");
     assert_eq!(without["attributes"]["colour"], "red");
-    assert_eq!(*cities.0.lock().unwrap(), ["north"]);
+    assert_eq!(*cities.0.lock().unwrap(), ["north", "close"]);
 }
 
 /// Source without documents.
