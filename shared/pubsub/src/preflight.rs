@@ -6,7 +6,8 @@ use service::Dependency;
 use service::tools::preflight::State;
 use storage::Bucket;
 
-use crate::admin::{Admin, Audience};
+use crate::admin::Admin;
+use crate::audience::{Audience, FindAudience as _, SharedAudience};
 use crate::connection::Connection;
 use crate::names::TopicName;
 use crate::settings::{DeadLetterConfig, Endpoint, Keyword, Subscription};
@@ -33,6 +34,8 @@ pub struct Preflight<'a> {
     pub subscription: Option<&'a Subscription>,
     /// Destination of dead letters.
     pub dead_letters: Option<&'a DeadLetterConfig>,
+    /// Rule that finds the readers of topics. By default Pub/Sub is asked.
+    pub audience: Option<SharedAudience>,
 }
 
 impl Preflight<'_> {
@@ -52,7 +55,11 @@ impl Preflight<'_> {
             .transpose()?
             .flatten();
         for topic in self.topics.iter().chain(&dead_letters) {
-            dependencies.push(topic_dependency(&admin, topic).await);
+            let audience = match &self.audience {
+                Some(rule) => rule.audience(topic).await,
+                None => admin.audience(topic).await,
+            };
+            dependencies.push(topic_dependency(&admin, topic, audience).await);
         }
         let bucket = self.dead_letters.map(DeadLetterConfig::bucket).transpose()?.flatten();
         if let Some(bucket) = bucket {
@@ -86,8 +93,8 @@ impl Preflight<'_> {
     }
 }
 
-async fn topic_dependency(admin: &Admin, topic: &TopicName) -> Dependency {
-    let state = match admin.audience(topic).await {
+async fn topic_dependency(admin: &Admin, topic: &TopicName, audience: Audience) -> Dependency {
+    let state = match audience {
         Audience::Someone => {
             rights(admin, topic.as_str(), "pubsub.topics.publish", PUBLISHER).await
         }
