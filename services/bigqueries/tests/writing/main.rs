@@ -3,7 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-mod own_row;
 mod refusals;
 mod silence;
 mod table;
