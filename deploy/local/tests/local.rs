@@ -110,6 +110,37 @@ async fn the_profile_engine_makes_one_row_of_each_message_over_http() {
     }
 }
 
+/// These are the options of the README, and free ports beside other tests.
+#[tokio::test]
+async fn each_message_of_a_first_run_is_in_the_table_and_in_the_archive() {
+    let folder = folder();
+    let report = folder.path().join("report.json");
+    let options = [
+        "--messages=2000",
+        "--once",
+        &format!("--mqtt-port={}", free_port().unwrap()),
+        &format!("--report={}", report.display()),
+        &format!("--data-dir={}", folder.path().join("data").display()),
+    ];
+
+    let said = Run::start(&options).end().await;
+
+    let report: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    for name in ["sent", "acknowledged"] {
+        assert_eq!(report[name], 2000, "{name}: {report}");
+    }
+    for name in ["missing", "corrupted", "invented", "dead_letters"] {
+        assert_eq!(report[name], 0, "{name}: {report}");
+    }
+    let [rows, archived, duplicates] =
+        ["rows", "archived", "duplicates"].map(|name| report[name].as_u64().unwrap());
+    assert!(rows >= 2000 && archived >= 2000, "{report}");
+    assert_eq!(rows + archived - duplicates, 4000, "{report}");
+    for line in ["Live  ", "MQTT  ", "HTTP  ", "Cloud  ", "every message is accounted for"] {
+        assert!(said.lines().any(|said| said.starts_with(line)), "{line}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn local_mode_takes_messages_over_http_too() {
     let folder = folder();

@@ -16,6 +16,7 @@ use service::Hosted;
 use tokio::time::timeout;
 
 use crate::flow_env::{FlowEnv, GRACE, PATIENCE, RAW_ARCHIVE, counter, start_ingestion, until};
+use crate::flows::Device;
 use e2e::metrics::SENT;
 use e2e::names::RAW;
 
@@ -91,6 +92,39 @@ async fn a_user_comes_in_with_the_password_in_the_file() {
 
     assert!(wrong.contains("NotAuthorized") || wrong.contains("BadUserName"), "{wrong}");
     start_ingestion(with("right")).await.shutdown(GRACE).await.unwrap();
+    env.teardown().await;
+}
+
+/// A message of QoS 0 follows those that the broker may send before they are acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_receive_maximum_holds_the_broker_back_and_not_messages_of_qos_0() {
+    let env = FlowEnv::start().await;
+    let Some(emulator) = env.faulty_cloud() else { return env.teardown().await };
+    let mut settings = env.ingestion();
+    settings.mqtt.receive_maximum = 7;
+    let mut telemetry = settings.routes["uplinks"].clone();
+    telemetry.source.mqtt_topic = "telemetry/#".into();
+    telemetry.source.qos = 0;
+    // Such a message is counted without a publish.
+    telemetry.max_payload_bytes = Some(0);
+    settings.routes.insert("telemetry".into(), telemetry);
+    let ingestion = start_ingestion(settings).await;
+    let received = || counter(&ingestion, "dataflow_pipeline_received_messages_total");
+
+    emulator.faults().refuse("Publish", u64::MAX, tonic::Code::Unavailable);
+    let mut fleet = env.fleet(50);
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    until(async || received() >= 7).await;
+    Device::new(env.broker.port()).publish("telemetry/d", false, "x").await;
+    let too_large = "dataflow_pipeline_skipped_messages_total{reason=\"payload_too_large\"}";
+    until(async || counter(&ingestion, too_large) == 1).await;
+    assert_eq!(received(), 7 + 1);
+    emulator.faults().clear();
+
+    until(async || counter(&ingestion, SENT) >= 50).await;
+    let guarantees = ingestion.health().report()["guarantees"].to_string();
+    assert!(guarantees.contains("telemetry") && guarantees.contains("may be lost"), "{guarantees}");
+    ingestion.shutdown(GRACE).await.unwrap();
     env.teardown().await;
 }
 

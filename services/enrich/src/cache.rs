@@ -81,6 +81,11 @@ pub trait Fetch: Send + Sync + 'static {
     fn can_exist(&self, key: &str) -> bool {
         !key.is_empty()
     }
+
+    /// Ends the use of the source. Called once, after the last read of a message.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// Document, or its absence, as it was read from the source.

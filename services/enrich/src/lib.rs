@@ -26,6 +26,8 @@ use pipeline::{Pipeline, Reasons};
 use pubsub::{FindAudience, Reads as _, SharedAudience, TopicGuard};
 use service::{Condition, Context, Dependency, Health, Pauses, Running, Service, WrongSettings};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::warn;
 use web::Server;
 
 use apply::{Apply, Fields};
@@ -112,7 +114,9 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
         let mut watchers = JoinSet::new();
         let redis = Redis::of(&settings.cache.redis, clients.redis)?;
         let (lookup, reader) = Lookup::with_redis(&settings.cache, redis, source, metrics.clone());
-        watchers.spawn(reader);
+        let mut reading = JoinSet::new();
+        reading.spawn(reader);
+        let layers = lookup.clone();
         let admin = open(&settings, &lookup, context, &mut watchers).await?;
         let topic = settings.topic()?;
         let intake = settings.intake().with_audience(audience).with_clients(clients.intake);
@@ -136,7 +140,13 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
             metrics: counts,
         };
         let running = Running::new(watchers).start(pipeline, &context.health);
-        Ok(running.with_drain(|grace| admin.shutdown(grace)))
+        let running = running.with_drain(|grace| admin.shutdown(grace));
+        Ok(running.with_close(move |left| async move {
+            layers.close();
+            if timeout(left, reading.join_next()).await.is_err() {
+                warn!("reads of documents were cut off at the end of the grace period");
+            }
+        }))
     }
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {

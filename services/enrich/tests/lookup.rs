@@ -24,12 +24,15 @@ struct Inner {
     is_down: Mutex<bool>,
     /// Permits of reads. Each read waits for one.
     permits: Semaphore,
+    /// Number of reads at each close.
+    closes: Mutex<Vec<usize>>,
 }
 
 impl Source {
     fn new() -> Self {
         let (reads, is_down) = (Mutex::default(), Mutex::new(false));
-        Self(Arc::new(Inner { reads, is_down, permits: Semaphore::new(1_000_000) }))
+        let permits = Semaphore::new(1_000_000);
+        Self(Arc::new(Inner { reads, is_down, permits, closes: Mutex::default() }))
     }
 
     /// Returns a source whose reads wait until they are released.
@@ -45,6 +48,10 @@ impl Source {
 
     fn set_down(&self, is_down: bool) {
         *self.0.is_down.lock().unwrap_or_else(PoisonError::into_inner) = is_down;
+    }
+
+    fn closes(&self) -> Vec<usize> {
+        self.0.closes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn reads(&self) -> Vec<Vec<String>> {
@@ -73,22 +80,27 @@ impl Fetch for Source {
     fn origin(&self) -> String {
         "test".into()
     }
+
+    async fn close(&self) {
+        let reads = self.reads().len();
+        self.0.closes.lock().unwrap_or_else(PoisonError::into_inner).push(reads);
+    }
 }
 
 struct Rig {
     lookup: Lookup<Source>,
     source: Source,
     metrics: Metrics,
-    _reader: JoinSet<()>,
+    reader: JoinSet<()>,
 }
 
 impl Rig {
     fn new(source: Source, settings: &LookupSettings) -> Self {
         let metrics = Metrics::default();
         let (lookup, reader) = Lookup::new(settings, source.clone(), metrics.clone()).unwrap();
-        let mut readers = JoinSet::new();
-        readers.spawn(reader);
-        Self { lookup, source, metrics, _reader: readers }
+        let mut reading = JoinSet::new();
+        reading.spawn(reader);
+        Self { lookup, source, metrics, reader: reading }
     }
 
     /// Returns the name in a key's document.
@@ -306,4 +318,26 @@ async fn a_source_that_answers_again_is_noticed_though_nobody_asks() {
     }
 
     assert_eq!(rig.source.reads().last().unwrap(), &["a"]);
+}
+
+#[tokio::test]
+async fn a_closed_lookup_finishes_what_was_asked_for_and_then_closes_the_source() {
+    let settings = LookupSettings { max_reads: 1, ..LookupSettings::default() };
+    let mut rig = Rig::new(Source::held(), &settings);
+    let under_way = rig.spawn(["under way".to_owned()]);
+    settle().await;
+    let waiting = rig.spawn(["waiting".to_owned()]);
+    settle().await;
+
+    rig.lookup.close();
+    settle().await;
+    assert!(rig.source.closes().is_empty(), "reads are under way");
+    rig.source.release();
+
+    assert_eq!(under_way.join_all().await, [Ok(true)]);
+    assert_eq!(waiting.join_all().await, [Ok(true)]);
+    rig.reader.join_next().await.unwrap().unwrap();
+    assert_eq!(rig.source.closes(), [2], "once, after both reads");
+    let late = rig.lookup.document("late").await.unwrap_err();
+    assert_eq!(late.recovery(), Recovery::Stop);
 }

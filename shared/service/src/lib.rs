@@ -45,6 +45,7 @@ use pipeline::metrics::Families;
 use pipeline::{DeadLetters, Event, Pipeline, Reasons, Sink, Source, Transform};
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::error;
 
 pub use health::{Condition, Health, Pauses};
@@ -179,16 +180,17 @@ pub struct Running {
     pipelines: Vec<pipeline::Running>,
     watchers: JoinSet<()>,
     drains: Vec<Drain>,
+    closes: Vec<Drain>,
 }
 
-/// End of a part that is drained beside the pipeline, within the grace period that it is given.
+/// End of a part beside the pipeline, within the time that it is given.
 type Drain = Box<dyn FnOnce(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 impl Running {
     /// Creates a service of the tasks that watch its dependencies. It has no pipeline yet. The tasks
     /// end together with its pipelines.
     pub fn new(watchers: JoinSet<()>) -> Self {
-        Self { pipelines: Vec::new(), watchers, drains: Vec::new() }
+        Self { pipelines: Vec::new(), watchers, drains: Vec::new(), closes: Vec::new() }
     }
 
     /// Adds a part that is drained at the same time as the pipelines, such as a listener for users.
@@ -198,6 +200,17 @@ impl Running {
         drain: impl FnOnce(Duration) -> F + Send + 'static,
     ) -> Self {
         self.drains.push(Box::new(|grace| Box::pin(drain(grace))));
+        self
+    }
+
+    /// Adds a part that is closed after the pipelines are drained, such as a client with writes under
+    /// way. Parts are closed one after another, in the order of these calls. `close` gets what is
+    /// left of the grace period, and must end within it.
+    pub fn with_close<F: Future<Output = ()> + Send + 'static>(
+        mut self,
+        close: impl FnOnce(Duration) -> F + Send + 'static,
+    ) -> Self {
+        self.closes.push(Box::new(|left| Box::pin(close(left))));
         self
     }
 
@@ -253,12 +266,14 @@ impl Running {
         Ok(())
     }
 
-    /// Drains all pipelines at the same time within `grace`, then ends the service.
+    /// Drains all pipelines at the same time within `grace`, closes the other parts, then ends the
+    /// service.
     ///
     /// # Errors
     /// Fails when messages were left unsettled. They will be delivered again. With several failures,
     /// returns the first and logs the others.
     pub async fn shutdown(mut self, grace: Duration) -> anyhow::Result<()> {
+        let began = Instant::now();
         let mut parts = JoinSet::new();
         for drain in self.drains {
             parts.spawn(drain(grace));
@@ -270,10 +285,10 @@ impl Running {
             drained.map_err(|left| named(left.into(), name, count))
         });
         let drained = join_all(drains).await;
-        while let Some(ended) = parts.join_next().await {
-            if let Err(panic) = ended {
-                error!(error = %panic, "a part of the service was not drained");
-            }
+        join_parts(&mut parts).await;
+        for close in self.closes {
+            parts.spawn(close(grace.saturating_sub(began.elapsed())));
+            join_parts(&mut parts).await;
         }
         self.watchers.shutdown().await;
         let mut failures = drained.into_iter().filter_map(Result::err);
@@ -293,6 +308,15 @@ impl Running {
             error.map_or(Ok(()), |error| Err(named(error.into(), name, count)))
         });
         ends.collect()
+    }
+}
+
+/// Waits for the ends of parts beside the pipelines.
+async fn join_parts(parts: &mut JoinSet<()>) {
+    while let Some(ended) = parts.join_next().await {
+        if let Err(panic) = ended {
+            error!(error = %panic, "a part of the service was not drained");
+        }
     }
 }
 
@@ -321,5 +345,26 @@ mod tests {
         running.shutdown(grace).await.unwrap();
 
         assert_eq!(drained.await, Ok(grace));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn parts_are_closed_in_order_after_the_drain_with_what_is_left_of_the_time() {
+        let ended = Arc::new(Mutex::new(Vec::new()));
+        let part = |name: &'static str, takes: u64| {
+            let ended = Arc::clone(&ended);
+            async move |left: Duration| {
+                tokio::time::sleep(Duration::from_secs(takes)).await;
+                ended.lock().unwrap().push((name, left.as_secs()));
+            }
+        };
+        let running = Running::new(JoinSet::new())
+            .with_close(part("first", 2))
+            .with_close(part("second", 1))
+            .with_drain(part("drain", 5));
+
+        running.shutdown(Duration::from_secs(60)).await.unwrap();
+
+        let expected = [("drain", 60), ("first", 55), ("second", 53)];
+        assert_eq!(*ended.lock().unwrap(), expected);
     }
 }

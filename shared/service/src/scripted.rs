@@ -1,6 +1,6 @@
 //! Service for tests that fails in a chosen way.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use message::Message;
@@ -45,6 +45,8 @@ pub(crate) enum Trouble {
     SourceFailsWithBlockedWorkers,
     /// The source panics.
     SourcePanics,
+    /// A lane panics.
+    LanePanics,
     /// A lane blocks its thread.
     LaneHangs,
     /// A write never ends.
@@ -122,7 +124,7 @@ fn pipeline(
         service: Scripted::NAME,
         source: Script { trouble, is_sent: false },
         transform: Unchanged,
-        sink: Destination { trouble, attempts: AtomicUsize::new(0) },
+        sink: Destination { trouble, attempts: AtomicUsize::new(0), is_broken: false.into() },
         dead_letters: Policy::Write(MemoryDeadLetters(
             Recorder::default(),
             Fates::new(FaultRates::default(), 1),
@@ -207,6 +209,8 @@ impl Transform for Unchanged {
 struct Destination {
     trouble: Trouble,
     attempts: AtomicUsize,
+    /// True after a panic, if a lane gets no new state then.
+    is_broken: AtomicBool,
 }
 
 impl Sink for Destination {
@@ -216,7 +220,9 @@ impl Sink for Destination {
     type EncodedBatch = ();
     type LaneState = ();
 
-    fn lane_state(&self) {}
+    fn lane_state(&self) {
+        assert!(!self.is_broken.load(Ordering::Relaxed), "a panic for the test");
+    }
 
     fn key(&self, (): &()) {}
 
@@ -226,6 +232,10 @@ impl Sink for Destination {
         if self.trouble == Trouble::LaneHangs {
             // Other tasks go on, those that wait behind this one for its thread too.
             tokio::task::block_in_place(|| -> () { block() });
+        }
+        if self.trouble == Trouble::LanePanics {
+            self.is_broken.store(true, Ordering::Relaxed);
+            panic!("a panic for the test");
         }
         Ok(1)
     }

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::watch;
+
 use super::Freshness;
 use super::breaker::Breaker;
 use super::memory::Memory;
@@ -23,4 +25,6 @@ pub(super) struct Layers<F> {
     pub metrics: Metrics,
     /// Key that the source failed to answer. The probe asks for it when no message does.
     pub unanswered: Mutex<Option<Arc<str>>>,
+    /// Set when no more reads may start.
+    pub closing: watch::Sender<bool>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pipeline::{Error, Recovery};
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::breaker::Breaker;
 use super::layers::Layers;
@@ -51,7 +51,8 @@ impl Drop for Waiting<'_> {
 
 impl<F: Fetch> Lookup<F> {
     /// Creates a lookup, and the task that reads for it. Without the running task, the lookup waits
-    /// forever.
+    /// forever. The task ends after [`close`](Self::close), or when all clones of the lookup are
+    /// dropped.
     ///
     /// # Errors
     /// Fails for invalid settings of Redis.
@@ -83,6 +84,7 @@ impl<F: Fetch> Lookup<F> {
             reads: SingleFlight::default(),
             metrics,
             unanswered: Mutex::default(),
+            closing: watch::Sender::new(false),
         });
         // Its length is limited by the reads that have not started, one per key.
         let (wanted, requests) = mpsc::unbounded_channel();
@@ -117,6 +119,12 @@ impl<F: Fetch> Lookup<F> {
             return Ok(None);
         }
         self.wait(&Arc::from(key)).await
+    }
+
+    /// Lets the reading task finish the reads that were asked for, with what they write to Redis. It
+    /// then closes the source and ends. From now on, a document that is not in memory is an error.
+    pub fn close(&self) {
+        self.layers.closing.send_replace(true);
     }
 
     /// Removes a key from this process, from Redis, and from all replicas that listen there.
@@ -161,6 +169,9 @@ impl<F: Fetch> Lookup<F> {
     /// arriving keys are in the caches, no other call would find out that the source has recovered.
     pub async fn probe_source(&self) {
         let layers = &self.layers;
+        if *layers.closing.borrow() {
+            return;
+        }
         let unanswered = layers.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let (Some(key), Some(_)) = (unanswered, self.source_outage()) {
             // The breaker records the answer.

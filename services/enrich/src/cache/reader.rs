@@ -30,14 +30,19 @@ impl<F: Fetch> Reader<F> {
         Self { layers, wanted, max_keys, max_reads }
     }
 
-    /// Reads until all lookups are dropped. While the maximum number of reads runs, keys collect
-    /// for the next read.
+    /// Reads until the lookup is closed or all its clones are dropped. Then finishes what it has
+    /// begun, and closes the source. While the maximum number of reads runs, keys collect for the
+    /// next read.
     pub(super) async fn run(mut self) {
         let mut running = FuturesUnordered::new();
+        let mut closing = self.layers.closing.subscribe();
         loop {
             let mut reads = Vec::new();
-            // Both branches are cancel safe.
+            // All branches are cancel safe.
             tokio::select! {
+                _ = closing.wait_for(|is_closing| *is_closing), if !self.wanted.is_closed() => {
+                    self.wanted.close();
+                }
                 Some(()) = running.next() => {}
                 count = self.wanted.recv_many(&mut reads, self.max_keys), if running.len() < self.max_reads => {
                     if count == 0 {
@@ -48,6 +53,7 @@ impl<F: Fetch> Reader<F> {
             }
         }
         while running.next().await.is_some() {}
+        self.layers.source.close().await;
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use message::Message;
@@ -14,9 +14,10 @@ use pipeline::doubles::{
 };
 use pipeline::metrics::ReasonLabel;
 use pipeline::{
-    DeadLetter, DeadLetters, Error, Limits, Metrics, Pipeline, Recovery, Step, Transform, batch,
+    DeadLetter, DeadLetters, Error, Limits, Metrics, Pipeline, PushError, Recovery, Refusal, Sink,
+    Step, Transform, batch,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 pipeline::reasons! {
     /// Reasons of these tests.
@@ -340,6 +341,86 @@ async fn dead_letters_that_can_never_be_written_stop_the_service() {
     drop(running.shutdown(Duration::from_secs(1)).await);
     assert!(recorder.recording().acked.is_empty());
     assert!(recorder.recording().nacked.contains("1"));
+}
+
+/// Sink whose lanes get no new state after a panic over a message.
+struct Broken {
+    sink: MemorySink,
+    is_broken: AtomicBool,
+}
+
+impl Sink for Broken {
+    type Record = Item;
+    type Key = String;
+    type Batch = Vec<Item>;
+    type EncodedBatch = Vec<Item>;
+    type LaneState = ();
+
+    fn lane_state(&self) {
+        assert!(!self.is_broken.load(Ordering::Relaxed), "a bug in lane_state");
+    }
+
+    fn key(&self, record: &Item) -> String {
+        self.sink.key(record)
+    }
+
+    fn open(&self, key: &String) -> Vec<Item> {
+        self.sink.open(key)
+    }
+
+    fn push(
+        &self,
+        batch: &mut Vec<Item>,
+        item: Item,
+        (): &mut (),
+    ) -> Result<usize, PushError<Item>> {
+        self.is_broken.store(item.id == "bad", Ordering::Relaxed);
+        assert_ne!(item.id, "bad", "a bug in push");
+        self.sink.push(batch, item, &mut ())
+    }
+
+    fn encode(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
+        batch
+    }
+
+    async fn write(&self, batch: &Vec<Item>, limit: Duration) -> Result<Vec<Refusal>, Error> {
+        self.sink.write(batch, limit).await
+    }
+
+    fn split(&self, batch: &Vec<Item>, at: usize) -> Option<(Vec<Item>, Vec<Item>)> {
+        self.sink.split(batch, at)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_panics_stops_the_service_and_acks_nothing() {
+    let recorder = Recorder::default();
+    let (source, input) = MemorySource::open(recorder.clone());
+    for id in ["1", "bad"] {
+        input.push(message(id));
+    }
+    let pipeline = Pipeline {
+        service: "test",
+        // No message comes again, so only the end of the lane can be noticed.
+        source: source.with_max_deliveries(1),
+        transform: PanickingTransform(Stage::Transform),
+        sink: Broken {
+            sink: MemorySink::new(recorder.clone(), faultless(), 100),
+            is_broken: false.into(),
+        },
+        dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
+        limits: one_batch(),
+        metrics: Metrics::default(),
+    };
+
+    let mut running = pipeline.start();
+    let ended = timeout(Duration::from_secs(60), running.ended()).await.unwrap().unwrap();
+
+    assert_eq!(ended.recovery(), Recovery::Stop);
+    assert!(format!("{ended:#}").starts_with("run lane: "), "{ended:#}");
+    drop(running.shutdown(Duration::from_secs(1)).await);
+    assert!(recorder.recording().acked.is_empty());
+    assert_eq!(recorder.recording().nacked.len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

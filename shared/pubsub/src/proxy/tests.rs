@@ -84,7 +84,7 @@ impl ProxyEnv {
 
     fn connection(&self, proxies: Matcher, url: String) -> Connection {
         let tls = ClientTlsConfig::new().ca_certificate(self.certificate.clone());
-        let endpoint = Endpoint { endpoint: Some(url.into()), channels: 2, ..Endpoint::default() };
+        let endpoint = Endpoint { endpoint: Some(url.into()), channels: 3, ..Endpoint::default() };
         Connection { endpoint, proxies: Arc::new(proxies), tls, clients: Clients::default() }
     }
 
@@ -141,7 +141,7 @@ async fn publishing_and_receiving_go_through_a_proxy() {
     for _ in 0..4 {
         publish(&publishers).await.unwrap();
     }
-    assert_eq!(env.requests().len(), 2, "as many connections as there are channels");
+    assert_eq!(env.requests().len(), 3, "as many connections as there are channels");
     let metrics = SourceMetrics::default();
     let mut source = Source::open(&connection, "p", &subscription, metrics).await.unwrap();
     let received = timeout(PATIENCE, source.receive()).await.unwrap().unwrap().unwrap();
@@ -163,7 +163,7 @@ async fn a_refused_tunnel_names_the_variable_without_the_password_and_is_tried_a
     assert!(!format!("{connection:?}").contains("hunter"), "{connection:?}");
     let publishers = Publishers::new(&connection).await.unwrap();
 
-    for _ in 0..3 {
+    for _ in 0..4 {
         let error = publish(&publishers).await.unwrap_err();
 
         assert_eq!(error.recovery(), Recovery::Retry);
@@ -173,7 +173,7 @@ async fn a_refused_tunnel_names_the_variable_without_the_password_and_is_tried_a
         assert!(said.contains("pubsub.example:443: tunnel error: proxy authorization"), "{said}");
         assert!(!said.contains("hunter") && !said.contains("2@"), "{said}");
     }
-    assert_eq!(env.requests().len(), 3, "each attempt asks the proxy again");
+    assert_eq!(env.requests().len(), 4, "each attempt asks the proxy again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

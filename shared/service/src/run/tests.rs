@@ -176,7 +176,8 @@ fn a_second_signal_ends_a_process_whose_workers_are_all_blocked() {
 
 #[test]
 fn a_service_that_cannot_go_on_ends_with_exit_code_1() {
-    let ends = [Trouble::SourceFails, Trouble::SourcePanics, Trouble::SinkStops];
+    let ends =
+        [Trouble::SourceFails, Trouble::SourcePanics, Trouble::LanePanics, Trouble::SinkStops];
     for trouble in ends {
         let ended = Process::start(trouble, "30s").ended();
 

@@ -80,6 +80,7 @@ pub(super) struct Publish {
     /// Id of the packet; `None` for QoS 0.
     pub packet_id: Option<u16>,
     pub is_repeated: bool,
+    pub is_retained: bool,
     pub user_properties: Vec<(String, String)>,
 }
 
@@ -90,6 +91,7 @@ impl Publish {
             payload: payload.into(),
             packet_id: Some(packet_id),
             is_repeated: false,
+            is_retained: false,
             user_properties: Vec::new(),
         }
     }
@@ -100,6 +102,10 @@ impl Publish {
 
     pub(super) fn again(self) -> Self {
         Self { is_repeated: true, ..self }
+    }
+
+    pub(super) fn retained(self) -> Self {
+        Self { is_retained: true, ..self }
     }
 
     pub(super) fn bytes(&self, protocol: Protocol) -> Vec<u8> {
@@ -114,8 +120,9 @@ impl Publish {
             body.extend(properties);
         }
         body.extend(&self.payload);
-        let kind = 0x30 | u8::from(self.is_repeated) << 3 | u8::from(self.packet_id.is_some()) << 1;
-        packet(kind, &body)
+        let qos = u8::from(self.packet_id.is_some());
+        let flags = u8::from(self.is_repeated) << 3 | qos << 1 | u8::from(self.is_retained);
+        packet(0x30 | flags, &body)
     }
 }
 

@@ -217,6 +217,23 @@ async fn qos_0_messages_that_wait_at_the_end_are_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retained_message_says_so() {
+    for protocol in PROTOCOLS {
+        let mut env = TestEnv::new(protocol);
+        let (mut source, mut peer) = env.subscribed().await;
+        peer.publish(&Publish::new(1, "kept").retained()).await;
+        peer.publish(&Publish::new(2, "new")).await;
+
+        let (kept, new) = (next(&mut source).await, next(&mut source).await);
+
+        assert_eq!(kept.message.attributes["mqtt_retain"], "true");
+        assert!(!new.message.attributes.contains_key("mqtt_retain"));
+        kept.ack();
+        new.ack();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn acknowledgements_that_are_due_leave_before_a_connection_is_given_up() {
     let mut env = TestEnv::new(Protocol::V5);
     env.settings.max_packet_bytes = 1024;

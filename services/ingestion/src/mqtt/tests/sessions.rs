@@ -99,3 +99,27 @@ async fn filters_of_removed_routes_are_unsubscribed_from_a_session_that_is_there
     peer.take(false).await;
     assert!(matches!(peer.next().await, Said::Subscribe { .. }), "a new session has none");
 }
+
+/// Prints client ids of this host. The test below runs it in processes of hosts with other names.
+#[test]
+fn client_ids_of_this_host() {
+    let [of_host, of_settings] = [None, Some(7)].map(|ordinal| {
+        let mqtt = Mqtt { name: "mine".into(), ordinal, ..Mqtt::default() };
+        mqtt.client_id(1)
+    });
+    println!("{of_host} {of_settings}");
+}
+
+#[test]
+fn the_session_is_that_of_the_ordinal_of_the_host_unless_the_settings_have_one() {
+    for (host, expected) in [("ingestion-2", "mine-2-1 mine-7-1"), ("laptop", "mine-0-1 mine-7-1")]
+    {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = "mqtt::tests::sessions::client_ids_of_this_host";
+        command.args(["--exact", name, "--nocapture"]).env("HOSTNAME", host);
+
+        let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+
+        assert!(said.contains(expected), "{host}: {said}");
+    }
+}

@@ -282,6 +282,24 @@ async fn after_a_connection_that_lived_long_the_next_one_comes_soon() {
     assert!(ended.elapsed() <= env.settings.reconnect.min, "{:?}", ended.elapsed());
 }
 
+/// Each wait is between half of its length and all of it.
+#[tokio::test(start_paused = true)]
+async fn the_waits_between_first_connections_are_those_of_the_settings() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let seconds = Duration::from_secs;
+    (env.settings.reconnect.min, env.settings.reconnect.max) = (seconds(40), seconds(100));
+    let _source = env.source(Mode::Run);
+    drop(env.broker.accept().await);
+
+    for longest in [40, 80, 100, 100] {
+        let ended = Instant::now();
+        drop(env.broker.accept().await);
+
+        let waited = ended.elapsed();
+        assert!((seconds(longest) / 2..=seconds(longest + 1)).contains(&waited), "{waited:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_behind_messages_that_are_not_read_yet_is_not_late() {
     let (mut env, publish) = slow(Protocol::V5, 900_000);
