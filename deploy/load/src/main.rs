@@ -9,6 +9,7 @@ mod args;
 mod content;
 mod device;
 mod gate;
+mod histogram;
 mod http;
 mod mqtt;
 mod plan;

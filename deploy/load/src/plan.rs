@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::args::Amount;
 
+/// Messages by which a product may be wrong: 0.1 s of 30 a second are 3 messages, and not a 4th one.
+const ROUNDING: f64 = 1e-6;
+
 /// Time at which a message is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
@@ -34,7 +37,7 @@ impl Plan {
         let rate = amount.rate.or(amount.device_rate.map(|rate| rate * devices as f64));
         let in_time = amount.duration.zip(rate).map(|(duration, rate)| {
             // Message n is due n/rate seconds after the start.
-            (duration.as_secs_f64() * rate).ceil() as u64
+            (duration.as_secs_f64() * rate - ROUNDING).ceil() as u64
         });
         let messages = [amount.messages, in_time].into_iter().flatten().min();
         Self { devices, rate, messages, batch: u64::from(batch) }
@@ -111,7 +114,11 @@ mod tests {
             1,
         );
 
+        let short = Some(Duration::from_millis(100));
+        let exact = Plan::new(&Amount { rate: Some(30.0), duration: short, ..amount(4) }, 1);
+
         assert_eq!((plan.rate(), plan.expected()), (Some(2.0), Some(6)));
+        assert_eq!(exact.expected(), Some(3));
         assert_eq!(plan.due(0, 1), at(2000));
         assert_eq!(plan.due(1, 1), at(2500));
         assert_eq!(plan.due(2, 1), Due::Never);

@@ -3,17 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::histogram::{ENDS, Histogram};
 use crate::tally::{Counts, Texts};
 
-/// Upper ends of the histogram's rows, in microseconds. The last row has no end.
-const ENDS: [u64; 17] = [
-    100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
-    1_000_000, 2_000_000, 5_000_000, 10_000_000, 60_000_000,
-];
 /// Share by which a run may be longer than planned.
 const TOLERANCE: f64 = 0.01;
 /// Time by which a run may be longer than planned, in addition.
@@ -151,10 +146,10 @@ impl Report {
 }
 
 impl Latencies {
-    fn of(micros: &Histogram<u64>) -> Self {
-        let at = |quantile| millis(micros.value_at_quantile(quantile));
+    fn of(micros: &Histogram) -> Self {
+        let at = |quantile| millis(micros.quantile(quantile));
         Self {
-            mean_ms: if micros.is_empty() { 0.0 } else { micros.mean() / 1000.0 },
+            mean_ms: micros.mean() / 1000.0,
             p50_ms: at(0.5),
             p90_ms: at(0.9),
             p99_ms: at(0.99),
@@ -166,16 +161,12 @@ impl Latencies {
 
 /// Returns the rows from the first to the last one that has a message.
 fn rows(counts: &Counts) -> Vec<Row> {
-    let starts = [0].into_iter().chain(ENDS.map(|end| end + 1));
     let ends = ENDS.into_iter().map(Some).chain([None]);
-    let all = starts.zip(ends).map(|(start, end)| {
-        let between =
-            |micros: &Histogram<u64>| micros.count_between(start, end.unwrap_or(u64::MAX));
-        Row {
-            up_to_ms: end.map(millis),
-            from_plan: between(&counts.from_plan),
-            from_send: between(&counts.from_send),
-        }
+    let both = counts.from_plan.rows().iter().zip(counts.from_send.rows());
+    let all = ends.zip(both).map(|(end, (from_plan, from_send))| Row {
+        up_to_ms: end.map(millis),
+        from_plan: *from_plan,
+        from_send: *from_send,
     });
     let is_empty = |row: &Row| row.from_plan == 0 && row.from_send == 0;
     let mut rows: Vec<_> = all.skip_while(is_empty).collect();

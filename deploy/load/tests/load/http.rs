@@ -26,7 +26,7 @@ async fn a_batch_of_a_rate_is_sent_when_its_last_item_is_due() {
     let env = Env::usual().await;
 
     let options = ["--devices=1", "--messages=20", "--batch=10", "--rate=50", TEMPLATE];
-    let sent = run(&[&[&*env.ingest()], &options[..]].concat()).await;
+    let sent = run(&[&[&*env.ingest()][..], &options].concat()).await;
 
     sent.assert(0, &[("confirmed", 20)]);
     // The last item is due 380 ms after the start.

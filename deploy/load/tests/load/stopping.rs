@@ -54,7 +54,7 @@ async fn the_wait_for_confirmations_is_bounded() {
     let report = folder.path().join("report.json");
     let option = format!("--report={}", report.display());
 
-    let process = start(&[&[&*url, &*option], &options[..]].concat());
+    let process = start(&[&[&*url, &*option][..], &options].concat());
     let _peer = broker.await;
     interrupt(&process).await;
     let sent = ended(process, Some(&report)).await;
