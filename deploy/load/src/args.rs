@@ -129,7 +129,7 @@ pub(crate) struct Content {
 #[command(next_help_heading = "MQTT")]
 pub(crate) struct Mqtt {
     /// Version of MQTT.
-    #[arg(long = "mqtt", value_name = "VERSION", value_enum, default_value_t = Version::V5)]
+    #[arg(id = "mqtt", long, value_name = "VERSION", value_enum, default_value_t = Version::V5)]
     pub version: Version,
     /// User at the broker.
     #[arg(long, value_name = "NAME")]
