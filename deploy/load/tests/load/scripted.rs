@@ -159,7 +159,8 @@ async fn a_request_that_may_have_failed_is_repeated_with_the_same_key_on_the_sam
     let taken = "HTTP/1.1 202 Accepted\r\ncontent-length: 10\r\n\r\n{\"id\":\"1\"}";
     let options = [&*url, "--devices=1", "--messages=2", "--max-in-flight=1", "--template={{seq}}"];
 
-    let (ended, requests) = tokio::join!(run(&options), ingest(listener, &[away, taken, taken]));
+    let answers = [away, taken, taken];
+    let (ended, requests) = tokio::join!(run(&options), ingest(listener, &answers));
 
     ended.assert(0, &[("sent", 2), ("confirmed", 2), ("resent", 1)]);
     let answers = serde_json::json!({ "202 Accepted": 2, "503 Service Unavailable": 1 });
