@@ -145,7 +145,8 @@ impl Prepared {
             expected: self.script.expected(),
             planned_rate: self.script.rate(),
         };
-        let expected = subject.expected.map_or("no limit".to_owned(), |expected| expected.to_string());
+        let expected =
+            subject.expected.map_or("no limit".to_owned(), |expected| expected.to_string());
         output::note(format_args!(
             "sending to {} ({}), planned messages: {expected}",
             subject.target, subject.protocol
