@@ -24,7 +24,8 @@ impl fmt::Display for Table<'_> {
             let mut other = record.seconds;
             for phase in PHASES {
                 let same = record.phases.iter().filter(|one| one.name == phase);
-                let seconds: f64 = same.map(|one| one.seconds).sum();
+                // `sum` of nothing is -0.
+                let seconds = same.fold(0.0, |sum, one| sum + one.seconds);
                 other -= seconds;
                 write!(f, " {seconds:>9.3}")?;
             }
