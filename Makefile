@@ -13,6 +13,7 @@ run:
 # Installs missing tools, builds, and runs all checks and tests.
 test: setup check
 	cargo build --workspace --bins
+	rm -rf target/timings
 	cargo test --workspace --no-fail-fast 2>&1 | .ci/summary
 
 # Checks format, language, imports, lints and documentation. Warnings are errors.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
 use crate::reading::Reading;
+use crate::timings;
 
 /// Behaviour of a fleet.
 #[derive(Debug, Clone)]
@@ -157,6 +158,7 @@ impl Fleet {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        timings::phase(timings::SEND);
         let name = Uuid::new_v4().simple().to_string();
         let log = Log::default();
         let mut devices = JoinSet::new();
@@ -203,6 +205,7 @@ impl Fleet {
     /// # Panics
     /// A device panicked.
     pub async fn finish(&mut self) {
+        timings::phase(timings::SEND);
         while let Some(ended) = self.devices.join_next().await {
             ended.expect("no device of a fleet panics");
         }

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::metrics::Metrics;
 use crate::settings::ServiceSettings;
+use crate::timings;
 
 /// Service in this process.
 pub struct HostedService {
@@ -27,6 +28,7 @@ impl HostedService {
     /// # Errors
     /// Fails when the settings are wrong, or a port is taken.
     pub async fn start<S: Service>(service: S) -> anyhow::Result<Self> {
+        timings::phase(timings::SERVICES);
         Ok(Self { name: S::NAME, hosted: Hosted::start(service).await? })
     }
 

@@ -10,6 +10,7 @@
 //! - [`strictness`]: makes the embedded cloud as strict as Google's.
 //! - [`archive`]: reads archived objects.
 //! - [`reconcile`]: compares what was sent with what arrived, by content.
+//! - [`mod@timings`]: durations of the phases of tests.
 //! - [`faults`]: the fault test.
 
 pub mod archive;
@@ -32,4 +33,5 @@ pub mod redis;
 pub mod settings;
 pub mod small_disk;
 pub mod strictness;
+pub mod timings;
 pub mod usage;

@@ -112,6 +112,21 @@ fn the_image_file_and_the_composition_are_read_by_their_tools() {
 }
 
 #[test]
+fn the_build_of_images_has_every_crate_of_the_workspace() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let (manifest, ignored) = (read("Cargo.toml"), read(".dockerignore"));
+    let members = manifest.split_once("members = [").unwrap().1.split_once(']').unwrap().0;
+    let members: Vec<_> = members.split('"').skip(1).step_by(2).collect();
+    let kept: Vec<_> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+
+    assert!(members.contains(&"services/ingestion"), "{members:?}");
+    for member in members {
+        let is_kept = kept.iter().any(|folder| Path::new(member).starts_with(folder));
+        assert!(is_kept, "cargo needs {member}, which .dockerignore leaves out");
+    }
+}
+
+#[test]
 fn the_profile_engine_takes_messages_and_answers_on_this_machine_alone() {
     let text = std::fs::read_to_string(root().join("docker-compose.yml")).unwrap();
     let composition = yaml(&text);

@@ -18,6 +18,7 @@ use e2e::names::{self, ARCHIVE, DEAD_LETTER_REPORT, DEVICES, RAW, Subscription, 
 use e2e::reconcile::Arrived;
 use e2e::settings::ServiceSettings;
 use e2e::strictness::{self, Strictness};
+use e2e::timings::{self, Timings};
 use emulator::{Emulator, Options};
 use enrich::Enrich;
 use icestore::Icestore;
@@ -42,9 +43,10 @@ const PROJECT: &str = "DATAFLOW_E2E_PROJECT";
 pub(crate) const RAW_ARCHIVE: &str = "raw-archive";
 pub(crate) const RAW_ROWS: &str = "raw-rows";
 
-/// Environment of one test. On Google's own cloud it has no server.
+/// Environment of one test. On Google's own cloud it has no server. It records the phases of the test.
 pub(crate) struct FlowEnv {
     pub(crate) env: TestEnv<Option<Emulator>>,
+    timings: Timings,
 }
 
 impl Deref for FlowEnv {
@@ -68,13 +70,22 @@ fn subscriptions() -> Vec<Subscription> {
 
 impl FlowEnv {
     /// Starts the broker, and creates topics, subscriptions, bucket and dataset.
-    pub(crate) async fn start() -> Self {
-        Self::start_with("allow_anonymous true", |_| {}).await
+    #[track_caller]
+    pub(crate) fn start() -> impl Future<Output = Self> {
+        Self::start_with("allow_anonymous true", |_| {})
     }
 
     /// Like [`FlowEnv::start`], with extra settings of the broker. `prepare` creates the files that
     /// they name.
-    pub(crate) async fn start_with(settings: &str, prepare: impl FnOnce(&Path)) -> Self {
+    #[track_caller]
+    pub(crate) fn start_with(
+        settings: &str,
+        prepare: impl FnOnce(&Path),
+    ) -> impl Future<Output = Self> {
+        Self::start_timed(Timings::start(timings::RESOURCES), settings, prepare)
+    }
+
+    async fn start_timed(timings: Timings, settings: &str, prepare: impl FnOnce(&Path)) -> Self {
         service::install_crypto();
         let folder = tempfile::tempdir().unwrap();
         prepare(folder.path());
@@ -92,13 +103,15 @@ impl FlowEnv {
                 (Cloud::embedded(&emulator.url()).in_new_run(), Some(emulator))
             }
         };
-        Self::create(TestEnv { broker, redis: None, server, cloud, folder }).await
+        let env = TestEnv { broker, redis: None, server, cloud, folder };
+        Self::create(env, timings).await
     }
 
     /// Starts an environment with Google's emulators of Pub/Sub and Firestore. Table and archive
     /// are in the embedded cloud. If the emulators are not installed, prints that and returns
     /// `None`.
     pub(crate) async fn start_on_googles_emulators() -> Option<Self> {
+        let timings = Timings::start(timings::RESOURCES);
         service::install_crypto();
         let pubsub = emulators::start(&emulators::PUBSUB).await?;
         let firestore = emulators::start(&emulators::FIRESTORE).await?;
@@ -109,12 +122,13 @@ impl FlowEnv {
         let urls = Urls { pubsub, firestore, ..Urls::all(&emulator.url()) };
         let cloud = Cloud::emulated(urls).in_new_run();
         let server = Some(emulator);
-        Some(Self::create(TestEnv { broker, redis: None, server, cloud, folder }).await)
+        let env = TestEnv { broker, redis: None, server, cloud, folder };
+        Some(Self::create(env, timings).await)
     }
 
-    async fn create(env: TestEnv<Option<Emulator>>) -> Self {
+    async fn create(env: TestEnv<Option<Emulator>>, timings: Timings) -> Self {
         env.cloud.create_resources(&subscriptions()).await.unwrap();
-        Self { env }
+        Self { env, timings }
     }
 
     /// Returns the name of the bucket of the archive.
@@ -130,7 +144,9 @@ impl FlowEnv {
 
     /// Removes the resources that [`FlowEnv::start`] created, and the documents of the devices.
     pub(crate) async fn teardown(self) {
+        timings::phase(timings::TEARDOWN);
         self.cloud.delete_resources(&subscriptions()).await.unwrap();
+        drop(self.timings);
     }
 
     /// Returns the embedded cloud for a test that injects faults. On Google's cloud, prints that
@@ -268,12 +284,14 @@ pub(crate) fn patience() -> Duration {
 
 /// Waits until a condition holds.
 pub(crate) async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    timings::phase(timings::SETTLE);
     let waited = timeout(patience(), async {
         while !holds().await {
             sleep(Duration::from_millis(20)).await;
         }
     });
     waited.await.expect("what was waited for did not come about");
+    timings::phase(timings::VERIFY);
 }
 
 /// Returns the sum of a counter over all its labels.

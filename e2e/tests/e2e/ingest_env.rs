@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use e2e::names::ROUTE;
+use e2e::timings;
 use emulator::Emulator;
 use ingestion::config::{HttpIngest, RouteSettings, Settings};
 use message::Envelope;
@@ -49,6 +50,7 @@ impl IngestEnv {
             !address.is_empty()
         })
         .await;
+        timings::phase(timings::SEND);
         Self { flow, ingestion, address, client: Client::new() }
     }
 

@@ -17,6 +17,7 @@ mod grpc_ingest;
 mod half_open;
 mod http_ingest;
 mod ingest_env;
+mod keep_resources;
 mod live;
 mod metadata;
 mod monitoring;

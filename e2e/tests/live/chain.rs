@@ -8,6 +8,7 @@ use e2e::fleet::{Fleet, FleetPlan};
 use e2e::hosted::HostedService;
 use e2e::mosquitto::Mosquitto;
 use e2e::names::{self, ARCHIVE, DEAD_LETTERS, DEVICES, ENRICH, ROUTE, ROWS};
+use e2e::timings::{self, Timings};
 use emulator::{Emulator, Options};
 use ingestion::config::{HttpIngest, RouteSettings};
 use live::Live;
@@ -30,6 +31,7 @@ struct Chain {
     live: Live,
     server: Server,
     url: String,
+    _timings: Timings,
 }
 
 impl Chain {
@@ -43,6 +45,7 @@ impl Chain {
     }
 
     async fn start() -> Self {
+        let timings = Timings::start(timings::RESOURCES);
         service::install_crypto();
         let folder = tempfile::tempdir().unwrap();
         let broker = Mosquitto::start(&folder.path().join("broker"), 0).await.unwrap();
@@ -69,7 +72,7 @@ impl Chain {
         let url = format!("http://{}/", bound.address());
         let live = Live::start(&page_settings(&services, &env.cloud), Reach::Loopback).unwrap();
         let server = bound.with_open(live.page()).serve(live.routes(), &Metrics::default());
-        Self { env, services, live, server, url }
+        Self { env, services, live, server, url, _timings: timings }
     }
 
     /// Starts devices that send this many messages over MQTT.

@@ -7,6 +7,7 @@ use e2e::hosted::HostedService;
 use e2e::metrics::{Metrics, SENT};
 use e2e::names::{self, DEAD_LETTER_REPORT, DEAD_LETTERS, RAW, Subscription};
 use e2e::postgres::{DATABASE, Postgres as Server, USER};
+use e2e::timings::{self, Timings};
 use emulator::{Emulator, Options};
 use postgres::Postgres;
 use postgres::config::Settings;
@@ -31,6 +32,7 @@ pub(crate) struct Env {
     pub(crate) server: Server,
     pub(crate) cloud: Cloud,
     pub(crate) emulator: Emulator,
+    _timings: Timings,
 }
 
 impl Env {
@@ -39,13 +41,14 @@ impl Env {
     }
 
     pub(crate) async fn start_with(server: Server) -> Self {
+        let _timings = Timings::start(timings::RESOURCES);
         service::install_crypto();
         let emulator = Emulator::start(Options::default()).await.unwrap();
         let cloud = Cloud::embedded(&emulator.url());
         let rows = [ROWS, BIGQUERY_ROWS].map(|id| Subscription::new(id, RAW));
         let subscriptions = [&names::SUBSCRIPTIONS[..], &rows].concat();
         cloud.create_resources(&subscriptions).await.unwrap();
-        Self { server, cloud, emulator }
+        Self { server, cloud, emulator, _timings }
     }
 
     pub(crate) fn settings(&self) -> Settings {
@@ -72,6 +75,7 @@ impl Env {
 
     /// Publishes a message for each payload. Its `ingest_id` is its number, from `first` on.
     pub(crate) async fn publish(&self, first: usize, payloads: &[Value]) {
+        timings::phase(timings::SEND);
         let topic = self.cloud.name(RAW);
         let publications: Vec<_> = payloads
             .iter()
@@ -121,10 +125,12 @@ pub(crate) fn sent(hosted: &Hosted) -> u64 {
 
 /// Waits until a condition holds.
 pub(crate) async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    timings::phase(timings::SETTLE);
     let waited = timeout(PATIENCE, async {
         while !holds().await {
             sleep(Duration::from_millis(20)).await;
         }
     });
     waited.await.expect("what was waited for did not come about");
+    timings::phase(timings::VERIFY);
 }
