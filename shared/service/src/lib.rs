@@ -9,6 +9,7 @@
 pub mod args;
 pub mod caller;
 pub mod cloud;
+pub mod create;
 pub mod credentials;
 pub mod google;
 pub mod health;
