@@ -173,6 +173,7 @@ impl service::Settings for Settings {
 
     fn check(&self, faults: &mut Faults) {
         self.intake.subscription.check(&self.pipeline, faults);
+        self.intake.check_create(faults);
         let required = "required: the topic to publish to";
         self.topic_id.check_required("topic_id", required, faults);
         self.check_documents(faults);
@@ -199,7 +200,8 @@ impl service::Settings for Settings {
                        documents, because it does not authenticate its callers: use 127.0.0.1, or \
                        let only trusted machines reach it";
         let is_open = !self.admin.listener().is_loopback();
-        is_open.then(|| warning.to_owned()).into_iter().collect()
+        let warning = is_open.then(|| warning.to_owned());
+        warning.into_iter().chain(self.intake.create_warning()).collect()
     }
 
     fn apis(&self) -> Vec<Api> {

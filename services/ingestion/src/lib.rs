@@ -143,6 +143,9 @@ impl<E: Enricher> Service for Ingestion<E> {
         let connection = Connection::new(settings.pubsub.clone());
         let admin = Admin::new(&connection).await?;
         let guard = TopicGuard::new(topics(&settings)?);
+        if settings.create {
+            needs(&settings)?.create_missing(&topics_condition).await?;
+        }
         guard.wait(&admin, &topics_condition).await;
 
         let publishers = Publishers::new(&connection).await?;
@@ -179,20 +182,25 @@ impl<E: Enricher> Service for Ingestion<E> {
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let settings = &self.settings;
-        let preflight = Preflight {
-            project: &settings.process.project,
-            pubsub: &settings.pubsub,
-            storage: &settings.storage,
-            topics: producer_topics(settings)?,
-            subscription: None,
-            dead_letters: settings.dead_letters.as_ref(),
-        };
-        let mut dependencies = preflight.check().await?;
+        let mut dependencies = needs(settings)?.check().await?;
         if settings.has_mqtt() {
             dependencies.push(mqtt::dependency(&settings.mqtt).await);
         }
         Ok(dependencies)
     }
+}
+
+/// Returns everything that ingestion needs of Pub/Sub.
+fn needs(settings: &Settings) -> Result<Preflight<'_>, WrongSettings> {
+    Ok(Preflight {
+        project: &settings.process.project,
+        pubsub: &settings.pubsub,
+        storage: &settings.storage,
+        topics: producer_topics(settings)?,
+        subscription: None,
+        dead_letters: settings.dead_letters.as_ref(),
+        create: settings.create,
+    })
 }
 
 /// Opens the destination of dead letters.

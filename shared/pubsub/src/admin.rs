@@ -1,5 +1,7 @@
 //! Questions about existing resources: topics, subscriptions, and who reads from them.
 
+pub(crate) mod create;
+
 use std::time::Duration;
 
 use google_cloud_gax::error::rpc::Code;
@@ -26,6 +28,8 @@ pub(crate) enum Audience {
     Someone,
     /// Nobody would see a message. Pub/Sub would confirm the publish and forget the message.
     Nobody(String),
+    /// The topic does not exist.
+    Missing(String),
     /// Unknown audience, with the reason. We may lack the right to ask, or every subscription has a
     /// filter.
     Unchecked(String),
@@ -118,7 +122,7 @@ impl Admin {
         match asked {
             Ok(Ok(audience)) => audience,
             Ok(Err(error)) => match code(&error) {
-                Some(Code::NotFound) => Audience::Nobody(format!("{topic} does not exist")),
+                Some(Code::NotFound) => Audience::Missing(format!("{topic} does not exist")),
                 Some(Code::PermissionDenied | Code::Unauthenticated) => {
                     let right = "no right to see its subscriptions (roles/pubsub.viewer)";
                     Audience::Unchecked(right.into())
@@ -137,7 +141,7 @@ impl Admin {
     pub async fn require_audience(&self, topic: &TopicName) -> Result<(), Error> {
         match self.audience(topic).await {
             Audience::Someone | Audience::Unchecked(_) => Ok(()),
-            Audience::Nobody(why) | Audience::Unknown(why) => {
+            Audience::Nobody(why) | Audience::Missing(why) | Audience::Unknown(why) => {
                 Err(Recovery::Retry.because("publish", why))
             }
         }

@@ -6,6 +6,7 @@
 
 mod admin;
 mod connection;
+mod creation;
 mod dead_letters;
 mod guard;
 mod intake;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pubsub::{DeadLetterConfig, Endpoint};
 use service::cloud::Api;
+use service::create;
 use service::memory::Share;
 use service::settings::{ProcessSettings, Tls, Variable, VariableKind};
 use service::{Faults, WrongSettings};
@@ -105,6 +106,10 @@ impl service::Settings for Settings {
 
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {
         Ok(guarantee::of(self, &Routes::new(&self.routes)?, false, &Grants::new()))
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.create.then(|| create::WARNING.to_owned()).into_iter().collect()
     }
 
     fn apis(&self) -> Vec<Api> {

@@ -22,6 +22,7 @@ async fn look(
         topics: topics.iter().map(|id| TopicName::new("p", id)).collect(),
         subscription: Some(&subscription),
         dead_letters,
+        create: false,
     };
     preflight.check().await.unwrap()
 }
