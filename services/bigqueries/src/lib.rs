@@ -83,6 +83,9 @@ impl<R: Rows> Service for Bigqueries<R> {
 
         let columns: Arc<[Column]> = rows.columns().into();
         let (sink, table) = open(&settings, Arc::clone(&columns)).await?;
+        if settings.intake.create {
+            table.create_dataset(&table_condition).await?;
+        }
         table.wait(&table_condition).await?;
         let mut watchers = JoinSet::new();
         let opened = settings.intake().open([], context, &mut watchers).await?;
@@ -104,8 +107,11 @@ impl<R: Rows> Service for Bigqueries<R> {
         let settings = &self.settings;
         let (_, table) = open(settings, self.rows.columns().into()).await?;
         let mut dependencies = settings.intake().preflight([]).await?;
-        dependencies.push(table.dependency().await);
-        dependencies.extend(table.view_dependency().await);
+        // Without its dataset, the table counts as missing.
+        let is_created = settings.intake.create && settings.table.create;
+        dependencies.push(table.dependency().await.created(is_created));
+        let view = table.view_dependency().await;
+        dependencies.extend(view.map(|view| view.created(is_created)));
         Ok(dependencies)
     }
 }
