@@ -1,4 +1,5 @@
-//! Icestore: messages flow from a Pub/Sub subscription into compressed objects in Cloud Storage.
+//! Icestore: messages flow from a Pub/Sub subscription into compressed objects in Cloud Storage, in
+//! a folder, or in a store with the API of S3.
 //!
 //! `pubsub::Source` reads messages. [`archive::Archive`] makes a line of JSON of each, with its
 //! batch key. [`sink::Sink`] lets one compressed file grow for each key, and uploads it whole or
@@ -12,11 +13,14 @@ mod object;
 pub mod objects;
 pub mod reasons;
 pub mod sink;
+pub mod store;
 pub mod tools;
 
 use pipeline::{Pipeline, Reasons};
 use pubsub::Reads as _;
+use service::create;
 use service::{Context, Dependency, Running, Service, WrongSettings};
+use storage::ObjectStore;
 use tokio::task::JoinSet;
 
 use archive::Archive;
@@ -24,6 +28,7 @@ use config::Settings;
 use key::{BatchKey, Template};
 use objects::Objects;
 use sink::Sink;
+use store::{FromSettings, Given, OpenStore};
 
 /// Reasons for which a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
@@ -32,9 +37,10 @@ pub const REASONS: Reasons = Reasons {
 };
 
 /// The service with its settings, before its start.
-pub struct Icestore<K = Template> {
+pub struct Icestore<K = Template, O = FromSettings> {
     settings: Settings,
     key: Result<K, WrongSettings>,
+    store: O,
 }
 
 impl Icestore {
@@ -42,7 +48,7 @@ impl Icestore {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let key = settings.archive.template().cloned();
-        Self { settings, key }
+        Self { settings, key, store: FromSettings }
     }
 }
 
@@ -50,11 +56,18 @@ impl<K: BatchKey> Icestore<K> {
     /// Creates the service with a custom batch key.
     #[must_use]
     pub fn with_batch_key(settings: Settings, key: K) -> Self {
-        Self { settings, key: Ok(key) }
+        Self { settings, key: Ok(key), store: FromSettings }
+    }
+
+    /// Returns the same service, which writes to this store. The bucket, the folder and the `s3` of
+    /// the settings have no effect then.
+    #[must_use]
+    pub fn with_store<S: ObjectStore>(self, store: S) -> Icestore<K, Given<S>> {
+        Icestore { settings: self.settings, key: self.key, store: Given(store) }
     }
 }
 
-impl<K: BatchKey> Service for Icestore<K> {
+impl<K: BatchKey, O: OpenStore> Service for Icestore<K, O> {
     const NAME: &'static str = "icestore";
 
     type Settings = Settings;
@@ -64,7 +77,7 @@ impl<K: BatchKey> Service for Icestore<K> {
     }
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { settings, key } = self;
+        let Self { settings, key, store } = self;
         let key = key?;
         let health = &context.health;
         let counts = context.registry.pipeline(Self::NAME, &REASONS);
@@ -73,17 +86,23 @@ impl<K: BatchKey> Service for Icestore<K> {
         let bucket_condition = health.condition("bucket");
         health.tell("guarantees", service::Settings::explain(&settings)?);
 
-        let bucket = settings.storage.open().await?;
-        bucket.wait(&bucket_condition).await;
+        let store = store.open(&settings.storage).await?;
+        if settings.intake.create {
+            create::ensure(&store.address(""), &bucket_condition, || {
+                store.ensure(&settings.process.project)
+            })
+            .await?;
+        }
+        store.wait(&bucket_condition).await?;
         let mut watchers = JoinSet::new();
         let opened = settings.intake().open([], context, &mut watchers).await?;
-        watchers.spawn(objects.clone().watch(counts.clone()));
-        watchers.spawn(bucket.clone().watch(bucket_condition));
+        watchers.spawn(objects.clone().watch(counts.clone(), settings.storage.price()));
+        watchers.spawn(store.clone().watch(bucket_condition));
         let pipeline = Pipeline {
             service: Self::NAME,
             source: opened.source,
             transform: Archive::new(key, settings.archive.input),
-            sink: Sink::new(bucket, &settings.archive).with_metrics(objects),
+            sink: Sink::new(store, &settings.archive).with_metrics(objects),
             dead_letters: opened.dead_letters,
             limits: settings.pipeline,
             metrics: counts,
@@ -93,7 +112,9 @@ impl<K: BatchKey> Service for Icestore<K> {
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let mut dependencies = self.settings.intake().preflight([]).await?;
-        dependencies.push(self.settings.storage.open().await?.dependency().await);
+        let store = self.store.open(&self.settings.storage).await?;
+        let is_created = self.settings.intake.create && store.is_creatable();
+        dependencies.push(store.dependency().await.created(is_created));
         Ok(dependencies)
     }
 }

@@ -17,12 +17,22 @@ const QUIET: Duration = Duration::from_secs(600);
 /// Messages of an object below which a warning is due, at one object per second or more.
 const SMALL: f64 = 100.0;
 /// List price of creating a million objects, in US dollars. It is for class A operations on
-/// standard storage in a region: <https://cloud.google.com/storage/pricing-examples>.
+/// standard storage in a region: <https://cloud.google.com/storage/pricing-examples>. Amazon's price
+/// for a PUT is the same.
 const DOLLARS_A_MILLION: f64 = 5.0;
 const SECONDS_A_DAY: f64 = 86_400.0;
 /// Memory of a message of 500 bytes in an open object: its compressed line, and what acknowledges
 /// the message.
 const MESSAGE_BYTES: usize = 1_040;
+
+/// Price of creating objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Price {
+    /// List price of Cloud Storage and Amazon S3 for a request that creates an object.
+    ClassA,
+    /// A file costs nothing.
+    Free,
+}
 
 /// Counts of the objects that icestore has written. Clones share their values.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +74,7 @@ impl Objects {
     }
 
     /// Warns while objects are small and many. Never returns.
-    pub(crate) async fn watch(self, pipeline: Metrics) {
+    pub(crate) async fn watch(self, pipeline: Metrics, price: Price) {
         let (mut before, mut quiet_until) = ((0, 0), Instant::now());
         let mut since = Instant::now();
         loop {
@@ -80,7 +90,7 @@ impl Objects {
             if written.objects > 0 {
                 self.mean_messages.set(written.mean_messages());
             }
-            if let Some(advice) = written.advice()
+            if let Some(advice) = written.advice(price)
                 && since >= quiet_until
             {
                 quiet_until = since + QUIET;
@@ -96,14 +106,14 @@ impl Written {
     }
 
     /// Returns advice if objects are small and many.
-    fn advice(&self) -> Option<String> {
+    fn advice(&self, price: Price) -> Option<String> {
         let objects_a_second = self.objects as f64 / self.seconds;
         let mean = self.mean_messages();
         if objects_a_second < 1.0 || mean >= SMALL {
             return None;
         }
         let (keys, rate) = (self.open_keys, self.messages as f64 / self.seconds);
-        let cost = cost_of_day(objects_a_second);
+        let cost = cost_of_day(objects_a_second, price);
         Some(format!(
             "{keys} open keys at {rate:.0}/s give objects of {mean:.0} messages, {cost}: use a coarser \
              archive.batch_key, or allow more pipeline.max_batch_memory or a longer \
@@ -113,14 +123,19 @@ impl Written {
 }
 
 /// Describes the objects of a day and their cost, at this many objects per second.
-fn cost_of_day(objects_a_second: f64) -> String {
+fn cost_of_day(objects_a_second: f64, price: Price) -> String {
     let a_day = objects_a_second * SECONDS_A_DAY;
     let dollars = a_day / 1e6 * DOLLARS_A_MILLION;
-    format!("{a_day:.0} objects a day (about {dollars:.2} USD a day to create them)")
+    match price {
+        Price::ClassA => {
+            format!("{a_day:.0} objects a day (about {dollars:.2} USD a day to create them)")
+        }
+        Price::Free => format!("{a_day:.0} objects a day"),
+    }
 }
 
 /// Estimates the size and the cost of objects, for several numbers of keys that are open at once.
-pub(crate) fn outlook(limits: &Limits) -> Vec<String> {
+pub(crate) fn outlook(limits: &Limits, price: Price) -> Vec<String> {
     /// Numbers of open keys.
     const KEYS: [usize; 4] = [10, 1_000, 5_000, 20_000];
     const RATE: f64 = 1_000.0;
@@ -133,7 +148,7 @@ pub(crate) fn outlook(limits: &Limits) -> Vec<String> {
         let most = (2 * held / open).min(limits.batch.max_messages).max(1) as f64;
         let of_age = (RATE * seconds / open as f64).max(1.0);
         let mean = most.min(of_age);
-        let cost = cost_of_day(RATE / mean);
+        let cost = cost_of_day(RATE / mean, price);
         format!(
             "objects: {keys} open keys, {RATE:.0} messages/s of 500 bytes: {mean:.0} messages an object, {cost}"
         )
@@ -151,14 +166,14 @@ mod tests {
             |objects, messages| Written { seconds: 60.0, objects, messages, open_keys: 1_200 };
 
         assert_eq!(
-            written(1_765, 30_000).advice().unwrap().split_once(": ").unwrap().0,
+            written(1_765, 30_000).advice(Price::ClassA).unwrap().split_once(": ").unwrap().0,
             "1200 open keys at 500/s give objects of 17 messages, 2541600 objects a day (about 12.71 USD \
              a day to create them)"
         );
-        assert_eq!(written(59, 118).advice(), None, "fewer than one a second");
-        assert_eq!(written(60, 6_000).advice(), None);
-        assert!(written(60, 5_999).advice().is_some());
-        assert_eq!(written(0, 0).advice(), None);
+        assert_eq!(written(59, 118).advice(Price::ClassA), None, "fewer than one a second");
+        assert_eq!(written(60, 6_000).advice(Price::ClassA), None);
+        assert!(written(60, 5_999).advice(Price::ClassA).is_some());
+        assert_eq!(written(0, 0).advice(Price::ClassA), None);
     }
 
     #[test]
@@ -175,19 +190,24 @@ mod tests {
             ..Limits::default()
         };
 
-        let lines = outlook(&limits);
-        let two_lanes = outlook(&Limits { lanes: 2, ..limits.clone() });
-        let hasty = outlook(&Limits {
-            batch: pipeline::batch::BatchLimits {
-                max_age: Duration::from_secs(60),
-                ..limits.batch.clone()
+        let lines = outlook(&limits, Price::ClassA);
+        let two_lanes = outlook(&Limits { lanes: 2, ..limits.clone() }, Price::ClassA);
+        let hasty = outlook(
+            &Limits {
+                batch: pipeline::batch::BatchLimits {
+                    max_age: Duration::from_secs(60),
+                    ..limits.batch.clone()
+                },
+                ..limits.clone()
             },
-            ..limits
-        });
+            Price::ClassA,
+        );
+        let free = outlook(&limits, Price::Free);
 
         let line = "objects: 5000 open keys, 1000 messages/s of 500 bytes: 60 messages an object, \
                     1440000 objects a day (about 7.20 USD a day to create them)";
         assert_eq!(lines[2], line);
+        assert!(free[2].ends_with(": 60 messages an object, 1440000 objects a day"), "{}", free[2]);
         assert!(lines[3].contains(": 15 messages an object"), "{}", lines[3]);
         assert!(two_lanes[2].contains(": 30 messages an object"), "{}", two_lanes[2]);
         assert!(hasty[2].contains(": 12 messages an object"), "{}", hasty[2]);
@@ -196,7 +216,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_mean_is_that_of_the_last_minute_with_objects() {
         let (objects, pipeline) = (Objects::default(), Metrics::default());
-        let watching = tokio::spawn(objects.clone().watch(pipeline));
+        let watching = tokio::spawn(objects.clone().watch(pipeline, Price::ClassA));
         let minute = async || sleep(INTERVAL + Duration::from_secs(1)).await;
 
         objects.count(10);
