@@ -133,12 +133,6 @@ impl Bucket {
         answer.map_err(failed)?.bytes().await.map_err(failed)
     }
 
-    /// Returns the name of the bucket.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        self.name.as_str()
-    }
-
     /// Returns true if we have a permission.
     async fn may(&self, permission: &str) -> Result<bool, Error> {
         const ACTION: &str = "ask for rights";

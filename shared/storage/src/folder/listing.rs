@@ -85,12 +85,13 @@ mod tests {
         let mut sorted = all.map(str::to_owned).to_vec();
         sorted.sort();
 
-        let list = |prefix, after, most| list(root.path(), prefix, after, most).unwrap();
+        let list =
+            |prefix, after: Option<&str>, most| list(root.path(), prefix, after, most).unwrap();
 
         assert_eq!(list("", None, 9), sorted);
         let mut paged: Vec<String> = Vec::new();
         loop {
-            let page = list("", paged.last().map(String::as_str), 2);
+            let page = list("", paged.last().cloned().as_deref(), 2);
             if page.is_empty() {
                 break;
             }
