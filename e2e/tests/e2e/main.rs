@@ -21,6 +21,7 @@ mod live;
 mod metadata;
 mod monitoring;
 mod mqtt;
+mod own_parts;
 mod quiet_night;
 mod readers;
 mod readiness;

@@ -7,9 +7,9 @@ use bigqueries::tools::actions;
 use bigqueries::{Bigqueries, config::Settings};
 use message::{Envelope, Message};
 use pipeline::{Error, Reason, Recovery};
-use rows::Row;
 use rows::cell::Cell;
 use rows::column::{Column, Kind, Mode};
+use rows::{Row, Typed};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
@@ -30,7 +30,7 @@ struct Payload {
 }
 
 /// A row of the table.
-struct Reading {
+pub(crate) struct Reading {
     device: String,
     at: OffsetDateTime,
     fahrenheit: f64,
@@ -66,8 +66,11 @@ impl Row for Reading {
     }
 }
 
+/// Returns bigqueries with these rows.
+pub(crate) fn with_own_row(settings: Settings) -> Bigqueries<Typed<Reading>> {
+    Bigqueries::with_row::<Reading>(settings)
+}
+
 fn main() -> ExitCode {
-    service::run("Readings in Fahrenheit", &actions::<Reading>(), |settings: Settings| {
-        Bigqueries::with_row::<Reading>(settings)
-    })
+    service::run("Readings in Fahrenheit", &actions::<Reading>(), with_own_row)
 }

@@ -65,6 +65,15 @@ impl Bigqueries {
     }
 }
 
+impl<R: Rows> Bigqueries<R> {
+    /// Creates the service with these rows, such as those of [`rows::from_fn`]. The settings
+    /// `table.columns` and `table.rest_column` have no effect then.
+    #[must_use]
+    pub fn with_rows(settings: Settings, rows: R) -> Self {
+        Self { settings, rows }
+    }
+}
+
 impl<R: Rows> Service for Bigqueries<R> {
     const NAME: &'static str = "bigqueries";
 
@@ -77,7 +86,7 @@ impl<R: Rows> Service for Bigqueries<R> {
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, rows } = self;
         let health = &context.health;
-        let counts = context.registry.pipeline(Self::NAME, &REASONS).with_refused(R::REASONS);
+        let counts = context.registry.pipeline(Self::NAME, &REASONS).with_refused(rows.reasons());
         let table_condition = health.condition("table");
         health.tell("guarantees", service::Settings::explain(&settings)?);
 

@@ -1,5 +1,6 @@
 //! Enrich with a custom key, source of documents and applier.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use enrich::{Enrich, config::Settings};
 use message::{Envelope, Message};
 
 /// Rule that uses the site as the key. The site is the first level of the MQTT topic.
-struct Site;
+pub(crate) struct Site;
 
 impl Key for Site {
     fn key(&self, message: &Message, _envelope: &Envelope) -> Option<String> {
@@ -22,12 +23,12 @@ impl Key for Site {
 
 /// Source of sites from a file, with one `name=city` per line. The caches work in front of it, as
 /// they do for Firestore.
-struct Sites(&'static str);
+pub(crate) struct Sites(PathBuf);
 
 impl Fetch for Sites {
     async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
-        let text = tokio::fs::read_to_string(self.0).await;
-        let text = text.map_err(|error| LayerError(format!("read {}: {error}", self.0)))?;
+        let text = tokio::fs::read_to_string(&self.0).await;
+        let text = text.map_err(|error| LayerError(format!("read {}: {error}", self.origin())))?;
         let city = |key: &str| {
             let (_, city) = text
                 .lines()
@@ -39,12 +40,12 @@ impl Fetch for Sites {
     }
 
     fn origin(&self) -> String {
-        self.0.to_owned()
+        self.0.display().to_string()
     }
 }
 
 /// Applier that copies only the city, in upper case.
-struct City;
+pub(crate) struct City;
 
 impl Apply for City {
     fn apply(&self, document: &Document, envelope: &mut Envelope) {
@@ -54,8 +55,13 @@ impl Apply for City {
     }
 }
 
+/// Returns enrich with these parts.
+pub(crate) fn with_own_lookup(settings: Settings, sites: PathBuf) -> Enrich<Site, City, Sites> {
+    Enrich::with(settings, Site, City, Sites(sites))
+}
+
 fn main() -> ExitCode {
     service::run("Enrich by site", &ACTIONS, |settings: Settings| {
-        Enrich::with(settings, Site, City, Sites("sites.txt"))
+        with_own_lookup(settings, "sites.txt".into())
     })
 }

@@ -9,9 +9,20 @@ use crate::cache::Document;
 
 /// Writer from a document into a message's enrichment data. It runs once for each attempt, so it
 /// must be idempotent.
+///
+/// A function of a document and an envelope is such a writer, too.
 pub trait Apply: Send + Sync + 'static {
     /// Adds data of the document to the envelope.
     fn apply(&self, document: &Document, envelope: &mut Envelope);
+}
+
+impl<F> Apply for F
+where
+    F: Fn(&Document, &mut Envelope) + Send + Sync + 'static,
+{
+    fn apply(&self, document: &Document, envelope: &mut Envelope) {
+        self(document, envelope);
+    }
 }
 
 /// Copier of fields. It maps each name in the enrichment data to a field of the document. Dots

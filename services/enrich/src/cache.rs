@@ -10,6 +10,7 @@
 
 pub mod breaker;
 pub mod firestore;
+mod function;
 pub mod invalidation;
 mod layers;
 pub mod lookup;
@@ -30,6 +31,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 pub use breaker::Breaker;
+pub use function::{FromFn, from_fn};
 pub use lookup::Lookup;
 
 /// Document of a key: fields by name.

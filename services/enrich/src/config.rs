@@ -160,6 +160,7 @@ impl Reads for Settings {
             project: &self.process.project,
             settings: &self.intake,
             storage: self.storage.clone(),
+            audience: None,
         }
     }
 }

@@ -5,9 +5,20 @@ use message::{Envelope, FieldPath, Message};
 
 /// Rule that finds the key of a message's document. It must return the same key for the same
 /// message.
+///
+/// A function of a message and its envelope is such a rule, too.
 pub trait Key: Send + Sync + 'static {
     /// Returns the key, or `None` for a message that needs no document.
     fn key(&self, message: &Message, envelope: &Envelope) -> Option<String>;
+}
+
+impl<F> Key for F
+where
+    F: Fn(&Message, &Envelope) -> Option<String> + Send + Sync + 'static,
+{
+    fn key(&self, message: &Message, envelope: &Envelope) -> Option<String> {
+        self(message, envelope)
+    }
 }
 
 /// Rule that tries several paths. The first one with a text or a number gives the key.

@@ -22,7 +22,7 @@ pub mod tools;
 use std::time::Duration;
 
 use pipeline::{Pipeline, Reasons};
-use pubsub::{Reads as _, TopicGuard};
+use pubsub::{FindAudience, Reads as _, SharedAudience, TopicGuard};
 use service::{Condition, Context, Dependency, Health, Pauses, Running, Service, WrongSettings};
 use tokio::task::JoinSet;
 use web::Server;
@@ -56,6 +56,7 @@ pub struct Enrich<K = FirstOf, A = Fields, F = Firestore> {
     key: K,
     apply: A,
     source: F,
+    audience: Option<SharedAudience>,
 }
 
 impl Enrich {
@@ -65,7 +66,7 @@ impl Enrich {
         let key = FirstOf::new(settings.enrichment.key.clone());
         let apply = Fields::new(settings.enrichment.fields.clone());
         let source = Firestore::new(&settings.process.project, &settings.firestore);
-        Self { settings, key, apply, source }
+        Self { settings, key, apply, source, audience: None }
     }
 }
 
@@ -73,7 +74,13 @@ impl<K: Key, A: Apply, F: Fetch> Enrich<K, A, F> {
     /// Creates the service with a custom key, applier and source of documents.
     #[must_use]
     pub fn with(settings: Settings, key: K, apply: A, source: F) -> Self {
-        Self { settings, key, apply, source }
+        Self { settings, key, apply, source, audience: None }
+    }
+
+    /// Finds the readers of topics by this rule, instead of asking Pub/Sub.
+    #[must_use]
+    pub fn with_audience(self, rule: impl FindAudience) -> Self {
+        Self { audience: Some(SharedAudience::new(rule)), ..self }
     }
 }
 
@@ -87,14 +94,15 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
     }
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { settings, key, apply, source } = self;
+        let Self { settings, key, apply, source, audience } = self;
         let metrics = Metrics::default();
         let counts = context.registry.pipeline(Self::NAME, &REASONS);
         context.registry.register(|registry| metrics.register(registry));
         let mut watchers = JoinSet::new();
         let (lookup, admin) = open(&settings, source, &metrics, context, &mut watchers).await?;
         let topic = settings.topic()?;
-        let opened = settings.intake().open([topic.clone()], context, &mut watchers).await?;
+        let intake = settings.intake().with_audience(audience);
+        let opened = intake.open([topic.clone()], context, &mut watchers).await?;
         context.health.tell("guarantees", guarantees(&settings, &opened.guard)?);
         let pipeline = Pipeline {
             service: Self::NAME,
@@ -120,7 +128,8 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let settings = &self.settings;
         let topic = settings.topic()?;
-        let mut dependencies = settings.intake().preflight([topic]).await?;
+        let intake = settings.intake().with_audience(self.audience.clone());
+        let mut dependencies = intake.preflight([topic]).await?;
         dependencies.push(preflight::documents(&self.source, &settings.firestore.collection).await);
         dependencies.extend(preflight::redis(&settings.cache.redis, &self.source).await);
         Ok(dependencies)

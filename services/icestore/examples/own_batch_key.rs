@@ -10,7 +10,7 @@ use icestore::key::{BatchKey, safe};
 use icestore::tools::ACTIONS;
 use message::{Envelope, Message};
 
-struct TenantAndWeek;
+pub(crate) struct TenantAndWeek;
 
 impl BatchKey for TenantAndWeek {
     fn key(&self, message: &Message, envelope: &Envelope) -> String {
@@ -21,8 +21,11 @@ impl BatchKey for TenantAndWeek {
     }
 }
 
+/// Returns icestore with this batch key.
+pub(crate) fn with_own_batch_key(settings: Settings) -> Icestore<TenantAndWeek> {
+    Icestore::with_batch_key(settings, TenantAndWeek)
+}
+
 fn main() -> ExitCode {
-    service::run("Icestore that files by tenant and week", &ACTIONS, |settings: Settings| {
-        Icestore::with_batch_key(settings, TenantAndWeek)
-    })
+    service::run("Icestore that files by tenant and week", &ACTIONS, with_own_batch_key)
 }

@@ -126,4 +126,17 @@ mod tests {
         assert_eq!(json["publishTime"], "2025-06-15T10:00:00.123456Z");
         assert_eq!(json["attributes"]["location"], "loc-a");
     }
+
+    #[test]
+    fn a_function_can_be_the_batch_key() {
+        let key = |message: &Message, envelope: &Envelope| {
+            let payload = envelope.payload.as_ref().map(message::Payload::bytes);
+            format!("{}/{}", message.id, payload.unwrap_or_default().len())
+        };
+        let message = Message { id: "7".into(), ..Message::new("data") };
+
+        let line = Archive::new(key, Input::Raw).line(&message).unwrap();
+
+        assert_eq!(line.key, "7/4");
+    }
 }

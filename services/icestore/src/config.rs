@@ -93,6 +93,7 @@ impl Reads for Settings {
             project: &self.process.project,
             settings: &self.intake,
             storage: self.storage.endpoint(),
+            audience: None,
         }
     }
 }

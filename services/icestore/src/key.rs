@@ -15,9 +15,20 @@ const MISSING: &str = "unknown";
 ///
 /// Must give the same key for the same message. Values that come from data must go through
 /// [`safe`].
+///
+/// A function of a message and its envelope is a batch key, too.
 pub trait BatchKey: Send + Sync + 'static {
     /// Returns the key, such as `2025/06/15/loc-a`.
     fn key(&self, message: &Message, envelope: &Envelope) -> String;
+}
+
+impl<F> BatchKey for F
+where
+    F: Fn(&Message, &Envelope) -> String + Send + Sync + 'static,
+{
+    fn key(&self, message: &Message, envelope: &Envelope) -> String {
+        self(message, envelope)
+    }
 }
 
 /// Key as settings describe it, such as `{yyyy}/{mm}/{dd}[/{location}]`.

@@ -10,7 +10,7 @@ use ingestion::enricher::{Arrival, Enricher, FromTopic};
 use ingestion::tools::ACTIONS;
 use serde_json::{Map, Value};
 
-struct Firmware;
+pub(crate) struct Firmware;
 
 impl Enricher for Firmware {
     fn enrich(&self, arrival: Arrival<'_>, data: &mut Map<String, Value>) {
@@ -23,8 +23,11 @@ impl Enricher for Firmware {
     }
 }
 
+/// Returns ingestion with this enricher.
+pub(crate) fn with_own_enricher(settings: Settings) -> Ingestion<Firmware> {
+    Ingestion::with_enricher(settings, Firmware)
+}
+
 fn main() -> ExitCode {
-    service::run("Ingestion that knows firmware versions", &ACTIONS, |settings: Settings| {
-        Ingestion::with_enricher(settings, Firmware)
-    })
+    service::run("Ingestion that knows firmware versions", &ACTIONS, with_own_enricher)
 }

@@ -22,9 +22,20 @@ pub struct Arrival<'a> {
 
 /// Writer of enrichment data. It runs once for each attempt to transform a message, so it must be
 /// idempotent.
+///
+/// A function of an arrival and its data is such a writer, too.
 pub trait Enricher: Send + Sync + 'static {
     /// Adds facts about the message to `data`.
     fn enrich(&self, arrival: Arrival<'_>, data: &mut Map<String, Value>);
+}
+
+impl<F> Enricher for F
+where
+    F: Fn(Arrival<'_>, &mut Map<String, Value>) + Send + Sync + 'static,
+{
+    fn enrich(&self, arrival: Arrival<'_>, data: &mut Map<String, Value>) {
+        self(arrival, data);
+    }
 }
 
 /// Standard enricher. It writes `DeviceID`, `Timestamp` and the `Topic` of a message from MQTT, as the

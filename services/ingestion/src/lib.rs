@@ -33,7 +33,10 @@ use std::sync::Arc;
 use anyhow::bail;
 use pipeline::dead_letter::Policy;
 use pipeline::{Pipeline, Reasons};
-use pubsub::{Admin, Connection, DeadLetters, Preflight, Publishers, TopicGuard, TopicName};
+use pubsub::{
+    Admin, Connection, DeadLetters, FindAudience, Preflight, Publishers, SharedAudience,
+    TopicGuard, TopicName,
+};
 use service::{Context, Dependency, Health, Running, Service, WrongSettings};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -51,13 +54,14 @@ use source::Sources;
 /// Reasons why a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
     refused: &[reasons::REFUSED, pubsub::reasons::SINK, pipeline::reasons::EVERY_SERVICE],
-    skipped: &[reasons::SKIPPED],
+    skipped: &[reasons::SKIPPED, pipeline::reasons::PAYLOAD_SIZE],
 };
 
 /// Ingestion with its settings, not started yet.
 pub struct Ingestion<E = FromTopic> {
     settings: Settings,
     enricher: E,
+    audience: Option<SharedAudience>,
     mode: Mode,
     metrics: Metrics,
 }
@@ -75,7 +79,14 @@ impl<E: Enricher> Ingestion<E> {
     /// Creates the service with a custom enricher.
     #[must_use]
     pub fn with_enricher(settings: Settings, enricher: E) -> Self {
-        Self { settings, enricher, mode: Mode::Run, metrics: Metrics::default() }
+        let (mode, metrics) = (Mode::Run, Metrics::default());
+        Self { settings, enricher, audience: None, mode, metrics }
+    }
+
+    /// Finds the readers of topics by this rule, instead of asking Pub/Sub.
+    #[must_use]
+    pub fn with_audience(self, rule: impl FindAudience) -> Self {
+        Self { audience: Some(SharedAudience::new(rule)), ..self }
     }
 
     /// Carries the messages that the broker still holds for this replica, and then ends its
@@ -125,7 +136,7 @@ impl<E: Enricher> Service for Ingestion<E> {
     }
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { settings, enricher, mode, metrics } = self;
+        let Self { settings, enricher, audience, mode, metrics } = self;
         let (health, registry) = (&context.health, &context.registry);
         let counts = registry.pipeline(Self::NAME, &REASONS);
         registry.register(|registry| metrics.register(registry));
@@ -146,7 +157,8 @@ impl<E: Enricher> Service for Ingestion<E> {
         if settings.create {
             needs(&settings)?.create_missing(&topics_condition).await?;
         }
-        guard.wait(&admin, &topics_condition).await;
+        let audience = audience.unwrap_or_else(|| SharedAudience::new(admin));
+        guard.wait(&audience, &topics_condition).await;
 
         let publishers = Publishers::new(&connection).await?;
         let dead_letters =
@@ -164,7 +176,7 @@ impl<E: Enricher> Service for Ingestion<E> {
             grants,
             health.clone(),
         ));
-        watchers.spawn(guard.clone().watch(admin, topics_condition));
+        watchers.spawn(guard.clone().watch(audience, topics_condition));
         let pipeline = Pipeline {
             service: Self::NAME,
             source: Sources::of(mqtt, http, settings.pipeline.retry, counts.clone()),
@@ -182,7 +194,8 @@ impl<E: Enricher> Service for Ingestion<E> {
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let settings = &self.settings;
-        let mut dependencies = needs(settings)?.check().await?;
+        let preflight = Preflight { audience: self.audience.clone(), ..needs(settings)? };
+        let mut dependencies = preflight.check().await?;
         if settings.has_mqtt() {
             dependencies.push(mqtt::dependency(&settings.mqtt).await);
         }
@@ -200,6 +213,7 @@ fn needs(settings: &Settings) -> Result<Preflight<'_>, WrongSettings> {
         subscription: None,
         dead_letters: settings.dead_letters.as_ref(),
         create: settings.create,
+        audience: None,
     })
 }
 

@@ -12,9 +12,5 @@ pipeline::reasons! {
     SKIPPED {
         /// The message is retained, and the settings drop those.
         RETAINED = "retained";
-        /// The payload is smaller than its route allows.
-        PAYLOAD_TOO_SMALL = "payload_too_small";
-        /// The payload is larger than its route allows.
-        PAYLOAD_TOO_LARGE = "payload_too_large";
     }
 }

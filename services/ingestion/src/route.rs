@@ -8,6 +8,7 @@ use std::sync::Arc;
 use message::attribute;
 use message::{Envelope, Message, Origin, trace};
 use pipeline::hops::{Ids, RecordKind, RecordText};
+use pipeline::reasons::{PAYLOAD_TOO_LARGE, PAYLOAD_TOO_SMALL};
 use pipeline::{Error, Event as _, Reason, Recovery, Step, Transform};
 use pubsub::limits::MAX_MESSAGE_BYTES;
 use pubsub::reasons::MESSAGE_TOO_LARGE;
@@ -88,9 +89,9 @@ impl<E: Enricher> Route<E> {
         if is_retained && self.retained == Retained::Drop {
             Some(reasons::RETAINED)
         } else if entry.route.min_payload_bytes.is_some_and(|min| size < min) {
-            Some(reasons::PAYLOAD_TOO_SMALL)
+            Some(PAYLOAD_TOO_SMALL)
         } else if entry.route.max_payload_bytes.is_some_and(|max| size > max) {
-            Some(reasons::PAYLOAD_TOO_LARGE)
+            Some(PAYLOAD_TOO_LARGE)
         } else {
             None
         }

@@ -70,6 +70,16 @@ impl Postgres {
     }
 }
 
+impl<R: Rows> Postgres<R> {
+    /// Creates the service with these rows, such as those of [`rows::from_fn`]. They have the columns
+    /// `ingest_id` and `publish_time`. The settings `table.columns` and `table.rest_column` have no
+    /// effect then.
+    #[must_use]
+    pub fn with_rows(settings: Settings, rows: R) -> Self {
+        Self { settings, rows }
+    }
+}
+
 impl<R: Rows> Service for Postgres<R> {
     const NAME: &'static str = "postgres";
 
@@ -82,7 +92,7 @@ impl<R: Rows> Service for Postgres<R> {
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, rows } = self;
         let health = &context.health;
-        let counts = context.registry.pipeline(Self::NAME, &REASONS).with_refused(R::REASONS);
+        let counts = context.registry.pipeline(Self::NAME, &REASONS).with_refused(rows.reasons());
         let metrics = metrics::Metrics::default();
         context.registry.register(|registry| metrics.register(registry));
         let table_condition = health.condition("table");

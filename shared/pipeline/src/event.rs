@@ -16,6 +16,11 @@ pub trait Event: Send + Sync + 'static {
     /// the bound on bytes in flight.
     fn size(&self) -> usize;
 
+    /// Returns the bytes of the payload, for a bound on its size. By default that is [`Event::size`].
+    fn payload_bytes(&self) -> usize {
+        self.size()
+    }
+
     /// Returns the id from the transport. It is the same at each delivery. Empty if the transport
     /// has no ids.
     fn id(&self) -> &str;
@@ -80,6 +85,10 @@ pub trait Event: Send + Sync + 'static {
 impl Event for Message {
     fn size(&self) -> usize {
         Self::size(self)
+    }
+
+    fn payload_bytes(&self) -> usize {
+        self.data.len()
     }
 
     fn id(&self) -> &str {

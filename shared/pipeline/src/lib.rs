@@ -44,6 +44,7 @@ mod shared;
 mod spacing;
 mod stages;
 mod suspects;
+pub mod transform;
 pub mod watchdog;
 mod write;
 

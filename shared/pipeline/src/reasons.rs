@@ -13,4 +13,11 @@ crate::reasons! {
         /// The data is not an envelope, and the settings ask for one.
         NOT_AN_ENVELOPE = "not_an_envelope";
     }
+    /// Reasons of messages that are only acknowledged, because of the size of their payload.
+    PAYLOAD_SIZE {
+        /// The payload is smaller than the minimum.
+        PAYLOAD_TOO_SMALL = "payload_too_small";
+        /// The payload is larger than the maximum.
+        PAYLOAD_TOO_LARGE = "payload_too_large";
+    }
 }

@@ -14,28 +14,13 @@ use service::settings::Parsed;
 use service::{Condition, Pauses, credentials};
 use tokio::time::timeout;
 
+use crate::audience::{Audience, FindAudience};
 use crate::connection::Connection;
 use crate::names::TopicName;
 use crate::settings::Endpoint;
 
 /// Longest duration of one question.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Readers of the messages published to a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Audience {
-    /// There is a subscription, or the topic retains its messages.
-    Someone,
-    /// Nobody would see a message. Pub/Sub would confirm the publish and forget the message.
-    Nobody(String),
-    /// The topic does not exist.
-    Missing(String),
-    /// Unknown audience, with the reason. We may lack the right to ask, or every subscription has a
-    /// filter.
-    Unchecked(String),
-    /// Pub/Sub could not be asked.
-    Unknown(String),
-}
 
 /// Reason why a resource was not seen. `code` is Pub/Sub's code, if it answered.
 #[derive(Debug, thiserror::Error)]
@@ -109,30 +94,6 @@ impl Admin {
         Ok(Self(clients.await?))
     }
 
-    /// Returns the readers of messages published to this topic.
-    pub(crate) async fn audience(&self, topic: &TopicName) -> Audience {
-        let clients = match self.0.lease().await {
-            Ok(clients) => clients,
-            Err(error) => return Audience::Unknown(no_answer(&error)),
-        };
-        let asked = timeout(TIMEOUT, clients.ask_audience(topic)).await;
-        if asked.is_ok() {
-            clients.done();
-        }
-        match asked {
-            Ok(Ok(audience)) => audience,
-            Ok(Err(error)) => match code(&error) {
-                Some(Code::NotFound) => Audience::Missing(format!("{topic} does not exist")),
-                Some(Code::PermissionDenied | Code::Unauthenticated) => {
-                    let right = "no right to see its subscriptions (roles/pubsub.viewer)";
-                    Audience::Unchecked(right.into())
-                }
-                _ => Audience::Unknown(no_answer(&error)),
-            },
-            Err(late) => Audience::Unknown(no_answer(&late)),
-        }
-    }
-
     /// Checks that somebody would see a message published to this topic. Pub/Sub itself also
     /// confirms messages that nobody will ever see.
     ///
@@ -177,6 +138,31 @@ impl Admin {
         let granted =
             asked.map_err(LookupError::silent)?.map_err(|error| LookupError::of(name, &error))?;
         Ok(granted.permissions.iter().any(|granted| granted == permission))
+    }
+}
+
+impl FindAudience for Admin {
+    async fn audience(&self, topic: &TopicName) -> Audience {
+        let clients = match self.0.lease().await {
+            Ok(clients) => clients,
+            Err(error) => return Audience::Unknown(no_answer(&error)),
+        };
+        let asked = timeout(TIMEOUT, clients.ask_audience(topic)).await;
+        if asked.is_ok() {
+            clients.done();
+        }
+        match asked {
+            Ok(Ok(audience)) => audience,
+            Ok(Err(error)) => match code(&error) {
+                Some(Code::NotFound) => Audience::Missing(format!("{topic} does not exist")),
+                Some(Code::PermissionDenied | Code::Unauthenticated) => {
+                    let right = "no right to see its subscriptions (roles/pubsub.viewer)";
+                    Audience::Unchecked(right.into())
+                }
+                _ => Audience::Unknown(no_answer(&error)),
+            },
+            Err(late) => Audience::Unknown(no_answer(&late)),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use pipeline::{Error, Recovery};
 use service::{Condition, Pauses};
 use tracing::warn;
 
-use crate::admin::{Admin, Audience};
+use crate::audience::{Audience, FindAudience};
 use crate::names::TopicName;
 
 /// Allows publishing only to topics with a subscription or retention.
@@ -29,14 +29,14 @@ impl TopicGuard {
         Self { audiences: Arc::new(Mutex::new(audiences)) }
     }
 
-    /// Checks every topic once.
+    /// Checks every topic once, by this rule.
     ///
     /// # Errors
     /// The reason why publishing is not allowed to one of them.
-    pub async fn look(&self, admin: &Admin) -> Result<(), String> {
+    pub async fn look(&self, rule: &impl FindAudience) -> Result<(), String> {
         let topics: Vec<_> = self.lock().keys().cloned().collect();
         for topic in topics {
-            let found = admin.audience(&topic).await;
+            let found = rule.audience(&topic).await;
             let mut audiences = self.lock();
             let known = audiences.get_mut(&topic);
             let Some(known) = known else { continue };
@@ -60,13 +60,13 @@ impl TopicGuard {
     }
 
     /// Waits until publishing is allowed to every topic.
-    pub async fn wait(&self, admin: &Admin, condition: &Condition) {
-        condition.wait(|| self.look(admin), PAUSES.not_ready).await;
+    pub async fn wait(&self, rule: &impl FindAudience, condition: &Condition) {
+        condition.wait(|| self.look(rule), PAUSES.not_ready).await;
     }
 
     /// Checks every minute, and every second while something is missing. Never returns.
-    pub async fn watch(self, admin: Admin, condition: Condition) {
-        condition.watch(|| self.look(&admin), PAUSES).await;
+    pub async fn watch(self, rule: impl FindAudience, condition: Condition) {
+        condition.watch(|| self.look(&rule), PAUSES).await;
     }
 
     /// Topics whose audience is not known for certain.

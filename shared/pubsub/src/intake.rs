@@ -8,6 +8,7 @@ use service::{Context, Dependency};
 use tokio::task::JoinSet;
 
 use crate::admin::{Admin, subscription_watcher};
+use crate::audience::SharedAudience;
 use crate::connection::Connection;
 use crate::dead_letters::DeadLetters;
 use crate::guard::TopicGuard;
@@ -38,6 +39,8 @@ pub struct Intake<'a> {
     pub settings: &'a IntakeSettings,
     /// Connection settings of Cloud Storage, for large dead letters.
     pub storage: storage::Endpoint,
+    /// Rule that finds the readers of topics. By default Pub/Sub is asked.
+    pub audience: Option<SharedAudience>,
 }
 
 /// A running intake.
@@ -53,6 +56,12 @@ pub struct Opened {
 }
 
 impl<'a> Intake<'a> {
+    /// Returns the same intake with another rule that finds the readers of topics.
+    #[must_use]
+    pub fn with_audience(self, audience: Option<SharedAudience>) -> Self {
+        Self { audience, ..self }
+    }
+
     /// Creates missing resources if the settings ask for it. Waits until `topics` and the dead-letter
     /// topic exist, then opens the subscription. Adds the
     /// tasks that keep readiness up to date to `watchers`.
@@ -81,8 +90,9 @@ impl<'a> Intake<'a> {
         let guard = TopicGuard::new(topics.clone());
         if !topics.is_empty() {
             let condition = context.health.condition("topics");
-            guard.wait(&admin, &condition).await;
-            watchers.spawn(guard.clone().watch(admin.clone(), condition));
+            let rule = self.audience.unwrap_or_else(|| SharedAudience::new(admin.clone()));
+            guard.wait(&rule, &condition).await;
+            watchers.spawn(guard.clone().watch(rule, condition));
         }
         let publishers = Publishers::new(&connection).await?;
         let source = Source::open(&connection, self.project, subscription, metrics);
@@ -130,6 +140,7 @@ impl<'a> Intake<'a> {
             subscription: Some(&self.settings.subscription),
             dead_letters: self.settings.dead_letters.as_ref(),
             create: self.settings.create,
+            audience: self.audience.clone(),
         }
     }
 }

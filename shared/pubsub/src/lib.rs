@@ -5,6 +5,7 @@
 //! requests. A [`TopicGuard`] prevents publishing to topics where nobody would see the messages.
 
 mod admin;
+mod audience;
 mod connection;
 mod creation;
 mod dead_letters;
@@ -23,6 +24,7 @@ mod source;
 pub mod tools;
 
 pub use admin::Admin;
+pub use audience::{Audience, FindAudience, SharedAudience};
 pub use connection::Connection;
 pub use dead_letters::DeadLetters;
 pub use guard::TopicGuard;

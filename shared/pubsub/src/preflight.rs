@@ -7,7 +7,8 @@ use service::create;
 use service::tools::preflight::State;
 use storage::{Bucket, ObjectStore as _};
 
-use crate::admin::{Admin, Audience};
+use crate::admin::Admin;
+use crate::audience::{Audience, FindAudience as _, SharedAudience};
 use crate::connection::Connection;
 use crate::names::TopicName;
 use crate::settings::{DeadLetterConfig, Endpoint, Keyword, Subscription};
@@ -36,6 +37,8 @@ pub struct Preflight<'a> {
     pub dead_letters: Option<&'a DeadLetterConfig>,
     /// True if the service creates what is missing at its start.
     pub create: bool,
+    /// Rule that finds the readers of topics. By default Pub/Sub is asked.
+    pub audience: Option<SharedAudience>,
 }
 
 impl Preflight<'_> {
@@ -91,7 +94,11 @@ impl Preflight<'_> {
     }
 
     async fn topic(&self, admin: &Admin, topic: &TopicName) -> Dependency {
-        let state = match admin.audience(topic).await {
+        let audience = match &self.audience {
+            Some(rule) => rule.audience(topic).await,
+            None => admin.audience(topic).await,
+        };
+        let state = match audience {
             Audience::Someone => {
                 rights(admin, topic.as_str(), "pubsub.topics.publish", PUBLISHER).await
             }

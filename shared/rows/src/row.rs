@@ -15,9 +15,13 @@ use crate::convert::{self, ConversionError, convert};
 use crate::{reasons, unmapped};
 
 /// Converts messages to rows.
+///
+/// [`from_fn`] makes rows of a function.
 pub trait Rows: Send + Sync + 'static {
-    /// Reasons of dead letters, besides those of [`reasons::REFUSED`].
-    const REASONS: &[Reason] = &[];
+    /// Returns the reasons of dead letters, besides those of [`reasons::REFUSED`].
+    fn reasons(&self) -> &'static [Reason] {
+        &[]
+    }
 
     /// Returns the columns of every row.
     fn columns(&self) -> Vec<Column>;
@@ -67,20 +71,75 @@ impl<R: Row> Default for Typed<R> {
 }
 
 impl<R: Row> Rows for Typed<R> {
-    const REASONS: &[Reason] = R::REASONS;
+    fn reasons(&self) -> &'static [Reason] {
+        R::REASONS
+    }
 
     fn columns(&self) -> Vec<Column> {
         R::columns()
     }
 
     fn cells(&self, message: &Message, envelope: &Envelope) -> Result<Vec<Cell>, Error> {
-        let mut cells = R::read(message, envelope)?.cells();
-        for (cell, default) in cells.iter_mut().zip(&self.defaults) {
-            if let (Cell::Null, Some(default)) = (&*cell, default) {
-                cell.clone_from(default);
-            }
+        let cells = R::read(message, envelope)?.cells();
+        Ok(filled(cells, &self.defaults))
+    }
+}
+
+/// Replaces each [`Cell::Null`] by the default of its column, if it has one.
+fn filled(mut cells: Vec<Cell>, defaults: &[Option<Cell>]) -> Vec<Cell> {
+    for (cell, default) in cells.iter_mut().zip(defaults) {
+        if let (Cell::Null, Some(default)) = (&*cell, default) {
+            cell.clone_from(default);
         }
-        Ok(cells)
+    }
+    cells
+}
+
+/// Rows of a function, from [`from_fn`].
+#[derive(Debug, Clone)]
+pub struct FromFn<F> {
+    columns: Vec<Column>,
+    /// Defaults that the service fills in, one entry for each column.
+    defaults: Vec<Option<Cell>>,
+    reasons: &'static [Reason],
+    function: F,
+}
+
+/// Makes rows of a function. It returns the values of a message, in the order of these columns.
+///
+/// As in [`Row::cells`], a [`Cell::Null`] is replaced by the default of its column if the default is
+/// a literal.
+pub fn from_fn<F>(columns: Vec<Column>, function: F) -> FromFn<F>
+where
+    F: Fn(&Message, &Envelope) -> Result<Vec<Cell>, Error> + Send + Sync + 'static,
+{
+    let defaults = columns.iter().map(Column::default_cell).collect();
+    FromFn { columns, defaults, reasons: &[], function }
+}
+
+impl<F> FromFn<F> {
+    /// Declares the reasons for which the function itself rejects messages. The metrics have them
+    /// from the start.
+    #[must_use]
+    pub fn with_reasons(self, reasons: &'static [Reason]) -> Self {
+        Self { reasons, ..self }
+    }
+}
+
+impl<F> Rows for FromFn<F>
+where
+    F: Fn(&Message, &Envelope) -> Result<Vec<Cell>, Error> + Send + Sync + 'static,
+{
+    fn reasons(&self) -> &'static [Reason] {
+        self.reasons
+    }
+
+    fn columns(&self) -> Vec<Column> {
+        self.columns.clone()
+    }
+
+    fn cells(&self, message: &Message, envelope: &Envelope) -> Result<Vec<Cell>, Error> {
+        Ok(filled((self.function)(message, envelope)?, &self.defaults))
     }
 }
 
@@ -299,6 +358,34 @@ mod tests {
         let cells = Typed::<Reading>::default().cells(&message, &envelope).unwrap();
 
         assert_eq!(cells, [Cell::Int(1), Cell::Int(7), Cell::Null]);
+    }
+
+    #[test]
+    fn a_function_makes_rows_with_defaults_and_reasons() {
+        let with = |name: &str, default: Option<&str>| Column {
+            default: default.map(Into::into),
+            ..Column::new(name, Kind::Int64)
+        };
+        let columns =
+            vec![with("bytes", Some("7")), with("missing", Some("7")), with("none", None)];
+        let factor = 2;
+        let rows = from_fn(columns.clone(), move |message: &Message, _: &Envelope| {
+            if message.data.is_empty() {
+                return Err(Recovery::Reject(reasons::ROW_MISSING_VALUE).because("read", "empty"));
+            }
+            let bytes = i64::try_from(message.data.len()).unwrap_or_default();
+            Ok(vec![Cell::Int(bytes * factor), Cell::Null, Cell::Null])
+        });
+        let rows = rows.with_reasons(&[reasons::ROW_MISSING_VALUE]);
+        let cells = |data: &'static str| {
+            let message = Message::new(data);
+            rows.cells(&message, &Envelope::of(&message, Input::Raw).unwrap())
+        };
+
+        assert_eq!(cells("12345").unwrap(), [Cell::Int(10), Cell::Int(7), Cell::Null]);
+        assert!(cells("").is_err());
+        assert_eq!(rows.columns(), columns);
+        assert_eq!(rows.reasons(), [reasons::ROW_MISSING_VALUE]);
     }
 
     #[test]

@@ -26,12 +26,13 @@ impl Hosted {
     /// Binds the health port, starts the health server, and then starts the service.
     ///
     /// # Errors
-    /// Fails when the port is taken. Failures of the service itself are reported by its health and
+    /// Fails when the port is taken, or a route of the service clashes with another one. Failures of the service itself are reported by its health and
     /// by [`Hosted::ended`].
     pub async fn start<S: Service>(service: S) -> anyhow::Result<Self> {
         let settings = service.settings();
         let context = Context::default();
         context.registry.register(|registry| metrics::register(registry, S::NAME, &context.health));
+        let routes = http::check(service.routes(&context))?;
         let (listener, address) = http::bind(&settings.process().http).await?;
         info!(service = S::NAME, %address, "health server answers");
         context.health.tell("service", S::NAME);
@@ -43,7 +44,7 @@ impl Hosted {
         context.health.tell("memory", memory.report());
         let mut server = JoinSet::new();
         let key_file = settings.process().http.live_key_file.clone();
-        server.spawn(http::serve(listener, context.clone(), key_file));
+        server.spawn(http::serve(listener, context.clone(), key_file, routes));
         let (stop, stopped) = watch::channel(None);
         let (failing, failed) = watch::channel(false);
         let mut life = JoinSet::new();

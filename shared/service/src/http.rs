@@ -1,4 +1,5 @@
-//! HTTP server for `/healthz`, `/readyz`, `/metrics`, `/status` and `/live`. `/` lists them.
+//! HTTP server for `/healthz`, `/readyz`, `/metrics`, `/status` and `/live`, and for routes of the
+//! service. `/` lists them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,8 +19,9 @@ use tokio::sync::watch;
 
 use crate::caller::Peer;
 use crate::impatient::Impatient;
+use crate::routes::{Checked, WrongRoute};
 use crate::settings::Http;
-use crate::{Context, Health, listen, live};
+use crate::{Context, Health, Routes, listen, live};
 
 /// Answer of `/`, for people who open it in a browser.
 const PATHS: &str = "\
@@ -30,6 +32,10 @@ const PATHS: &str = "\
 /live/events?tap=true   steps of some messages, as they happen; ?device= or ?ingest_id= for all of one
 /live/dead-letters      the last dead letters
 ";
+
+/// Paths of every service.
+const OF_SERVER: [&str; 7] =
+    ["/", "/healthz", "/readyz", "/metrics", "/status", live::EVENTS, live::DEAD_LETTERS];
 
 /// Longest time in which a client takes no byte of an answer. Its connection is cut then.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -62,35 +68,46 @@ pub(crate) async fn bind(http: &Http) -> anyhow::Result<(TcpListener, SocketAddr
     listen::bind(&http.host, http.port, ["http.host", "http.port (or PORT)"]).await
 }
 
+/// Checks the routes of the service.
+///
+/// # Errors
+/// Names a route that clashes with another one.
+pub(crate) fn check(routes: Routes) -> Result<Checked, WrongRoute> {
+    routes.checked(&OF_SERVER)
+}
+
 /// Serves requests until it is dropped.
 ///
-/// `key_file` has the key for the paths below `/live`.
+/// `key_file` has the key for the paths below `/live`, and for guarded routes of the service.
 pub(crate) async fn serve(
     listener: TcpListener,
     context: Context,
     key_file: Option<PathBuf>,
+    routes: Checked,
 ) -> anyhow::Result<()> {
     // Dropped with this future, which ends the streams.
     let (_open, closing) = watch::channel(());
-    let live = live::routes(context.clone(), key_file, closing);
+    let own: String = routes.paths().map(|path| format!("{path}\n")).collect();
+    let live = live::Live::new(context.clone(), key_file, closing);
     let router = Router::new()
-        .route("/", get(PATHS))
+        .route("/", get(format!("{PATHS}{own}")))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
-        .fallback(unknown)
+        .fallback(async move || unknown(&own))
         .with_state(context)
-        .merge(live);
+        .merge(live.routes())
+        .merge(routes.router(|methods| live.guard(methods)));
     let router = router.into_make_service_with_connect_info::<Peer>();
     axum::serve(Listening(listener), router).await.context("serve health")
 }
 
-/// Answers an unknown path with the paths that exist.
-async fn unknown() -> Response {
+/// Answers an unknown path with the paths that exist. `own` are those of the service.
+fn unknown(own: &str) -> Response {
     const THERE_ARE: &str = "there are /healthz, /readyz, /metrics, /status, /live/events and \
                              /live/dead-letters\n";
-    (StatusCode::NOT_FOUND, THERE_ARE).into_response()
+    (StatusCode::NOT_FOUND, format!("{THERE_ARE}{own}")).into_response()
 }
 
 async fn healthz(State(context): State<Context>) -> Response {

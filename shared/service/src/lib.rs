@@ -24,6 +24,7 @@ mod metrics;
 pub mod output;
 mod proxies;
 pub mod renewable;
+mod routes;
 mod run;
 #[cfg(test)]
 mod scripted;
@@ -47,6 +48,7 @@ use tracing::error;
 
 pub use health::{Condition, Health, Pauses};
 pub use host::Hosted;
+pub use routes::{Routed, Routes};
 pub use run::{Acting, Action, Tool, install_crypto, run};
 pub use settings::{Faults, Http, Settings, WrongSettings};
 pub use tools::preflight::Dependency;
@@ -88,6 +90,18 @@ pub trait Service: Sized + Send + 'static {
     /// Fails when a client cannot be built, for example because credentials are missing.
     fn preflight(&self) -> impl Future<Output = anyhow::Result<Vec<Dependency>>> + Send {
         std::future::ready(Ok(Vec::new()))
+    }
+
+    /// Returns the routes that the service adds to its health server. They answer before the service
+    /// starts. A route that clashes with another one fails the start of the process.
+    fn routes(&self, _context: &Context) -> Routes {
+        Routes::new()
+    }
+
+    /// Returns the same service with additional routes.
+    #[must_use]
+    fn with_routes(self, routes: Routes) -> Routed<Self> {
+        Routed::new(self, routes)
     }
 }
 

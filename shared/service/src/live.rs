@@ -13,7 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use futures::Stream;
 use pipeline::hops::{Filter, Viewer};
@@ -26,12 +26,18 @@ use crate::caller::{self, Peer};
 
 pub(crate) mod key;
 
+/// Path of the steps of messages.
+pub(crate) const EVENTS: &str = "/live/events";
+/// Path of the last dead letters.
+pub(crate) const DEAD_LETTERS: &str = "/live/dead-letters";
+
 /// Time after which a stream without hops sends a comment, so that a connection that is gone is
 /// noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// Server of the paths below `/live`.
 #[derive(Clone)]
-struct Live {
+pub(crate) struct Live {
     context: Context,
     key_file: Option<Arc<PathBuf>>,
     /// Ends with the server.
@@ -47,18 +53,29 @@ struct Wanted {
     tap: bool,
 }
 
-/// Returns the routes. Streams end when the sender of `closing` is dropped.
-pub(crate) fn routes(
-    context: Context,
-    key_file: Option<PathBuf>,
-    closing: watch::Receiver<()>,
-) -> Router {
-    let live = Live { context, key_file: key_file.map(Arc::new), closing };
-    Router::new()
-        .route("/live/events", get(events))
-        .route("/live/dead-letters", get(dead_letters))
-        .route_layer(from_fn_with_state(live.clone(), guard))
-        .with_state(live)
+impl Live {
+    /// Creates the server. Its streams end when the sender of `closing` is dropped.
+    pub(crate) fn new(
+        context: Context,
+        key_file: Option<PathBuf>,
+        closing: watch::Receiver<()>,
+    ) -> Self {
+        Self { context, key_file: key_file.map(Arc::new), closing }
+    }
+
+    /// Returns the routes.
+    pub(crate) fn routes(&self) -> Router {
+        Router::new()
+            .route(EVENTS, get(events))
+            .route(DEAD_LETTERS, get(dead_letters))
+            .route_layer(from_fn_with_state(self.clone(), guard))
+            .with_state(self.clone())
+    }
+
+    /// Limits a route of the service to the callers of these paths.
+    pub(crate) fn guard(&self, methods: MethodRouter) -> MethodRouter {
+        methods.layer(from_fn_with_state(self.clone(), guard))
+    }
 }
 
 /// Passes callers with the key. Without a key in the settings, it passes those on the same machine.

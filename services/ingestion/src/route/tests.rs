@@ -8,6 +8,13 @@ use crate::config::{Producer, RouteSettings};
 use crate::enricher::FromTopic;
 
 fn route(change: impl FnOnce(&mut RouteSettings, &mut Settings)) -> Route<FromTopic> {
+    route_with(FromTopic, change)
+}
+
+fn route_with<E: Enricher>(
+    enricher: E,
+    change: impl FnOnce(&mut RouteSettings, &mut Settings),
+) -> Route<E> {
     let mut settings = Settings::default();
     settings.process.project = "p".into();
     let mut route = RouteSettings::default();
@@ -19,7 +26,7 @@ fn route(change: impl FnOnce(&mut RouteSettings, &mut Settings)) -> Route<FromTo
     Route::new(
         &settings,
         std::sync::Arc::new(Routes::new(&settings.routes).unwrap()),
-        FromTopic,
+        enricher,
         Metrics::default(),
     )
     .unwrap()
@@ -29,7 +36,7 @@ fn message(topic: &str, payload: &'static [u8]) -> Message {
     Message::new(payload).with_attribute(attribute::MQTT_TOPIC, topic)
 }
 
-fn pass(route: &Route<FromTopic>, message: &Message) -> (Outgoing, Envelope) {
+fn pass<E: Enricher>(route: &Route<E>, message: &Message) -> (Outgoing, Envelope) {
     let Ok(Step::Pass(outgoing)) = route.route(message) else { panic!("it passes") };
     let envelope = Envelope::read(&outgoing.data).unwrap();
     (outgoing, envelope)
@@ -53,6 +60,20 @@ fn a_message_is_wrapped_with_all_that_is_known() {
     assert_eq!(attribute("route_name"), "uplinks");
     assert_eq!(attribute("device_id"), "d1");
     assert_eq!(attribute("color"), "red");
+}
+
+#[test]
+fn a_function_can_be_the_enricher() {
+    let enricher = |arrival: Arrival<'_>, data: &mut Map<String, serde_json::Value>| {
+        let facts = format!("{} {:?}", arrival.route, arrival.device_id);
+        data.insert("Facts".into(), facts.into());
+    };
+    let route = route_with(enricher, |_, _| {});
+
+    let (_, envelope) = pass(&route, &message("devices/d1/up", b"x"));
+
+    assert_eq!(envelope.enrichment["Facts"], "up Some(\"d1\")");
+    assert_eq!(envelope.enrichment.len(), 1, "the standard enricher did not run");
 }
 
 #[test]
@@ -143,10 +164,10 @@ fn sizes_and_retained_messages_are_skipped_as_the_settings_ask() {
     });
     let step = |payload| route.route(&message("devices/d/up", payload)).unwrap();
 
-    assert_eq!(skipped(step(b"1")), Some(reasons::PAYLOAD_TOO_SMALL));
+    assert_eq!(skipped(step(b"1")), Some(PAYLOAD_TOO_SMALL));
     assert_eq!(skipped(step(b"12")), None);
     assert_eq!(skipped(step(b"123")), None);
-    assert_eq!(skipped(step(b"1234")), Some(reasons::PAYLOAD_TOO_LARGE));
+    assert_eq!(skipped(step(b"1234")), Some(PAYLOAD_TOO_LARGE));
     let retained = message("devices/d/up", b"12").with_attribute(attribute::MQTT_RETAIN, "true");
     assert_eq!(skipped(route.route(&retained).unwrap()), Some(reasons::RETAINED));
 }

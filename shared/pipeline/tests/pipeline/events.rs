@@ -18,10 +18,17 @@ use time::OffsetDateTime;
 
 /// A parsed measurement. It is no `Clone`, and has no bytes.
 #[derive(Debug)]
-struct Reading {
-    sensor: String,
+pub(crate) struct Reading {
+    pub(crate) sensor: String,
     celsius: f64,
     attempts: u32,
+}
+
+impl Reading {
+    /// Returns a reading of this sensor.
+    pub(crate) fn of(sensor: &str) -> Self {
+        Self { sensor: sensor.to_owned(), celsius: 0.0, attempts: 1 }
+    }
 }
 
 impl Event for Reading {

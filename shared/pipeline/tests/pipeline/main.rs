@@ -8,6 +8,7 @@ mod env;
 mod events;
 mod file_sink;
 mod flushing;
+mod functions;
 mod hops;
 mod intake;
 mod logs;

@@ -44,6 +44,7 @@ async fn needs<T>(env: &TestEnv, topic: &str, run: impl AsyncFnOnce(Preflight<'_
         subscription: Some(&subscription),
         dead_letters: Some(&dead_letters),
         create: true,
+        audience: None,
     })
     .await
 }

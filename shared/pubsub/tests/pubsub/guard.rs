@@ -1,7 +1,7 @@
 //! Tests of the guard over topics.
 
 use pipeline::Sink as _;
-use pubsub::{Admin, Outgoing, Publishers, Sink, TopicGuard, TopicName};
+use pubsub::{Admin, Audience, Outgoing, Publishers, SharedAudience, Sink, TopicGuard, TopicName};
 use serde_json::json;
 use service::Health;
 use tonic::Code;
@@ -109,4 +109,21 @@ async fn whoever_watches_opens_the_guard_once_somebody_listens() {
     };
     tokio::time::timeout(PATIENCE, written).await.unwrap();
     watching.abort();
+}
+
+#[tokio::test]
+async fn the_readers_of_topics_can_be_found_by_a_function() {
+    let topic = |id| TopicName::new("p", id);
+    let rule = |topic: &TopicName| match topic.as_str().rsplit('/').next() {
+        Some("known") => Audience::Someone,
+        Some("doubtful") => Audience::Unchecked("nobody asked".into()),
+        _ => Audience::Nobody(format!("{topic} is not in the list")),
+    };
+    let (open, closed) =
+        (TopicGuard::new(["known", "doubtful"].map(topic)), TopicGuard::new([topic("other")]));
+
+    assert_eq!(open.look(&rule).await, Ok(()));
+    assert_eq!(open.unchecked(), [topic("doubtful")]);
+    let wrong = "projects/p/topics/other is not in the list".to_owned();
+    assert_eq!(closed.look(&SharedAudience::new(rule)).await, Err(wrong));
 }

@@ -31,7 +31,8 @@ fn settings(env: &TestEnv, id: &str, dead_letters: Option<DeadLetterConfig>) -> 
 }
 
 fn intake(settings: &IntakeSettings) -> Intake<'_> {
-    Intake { service: "enrich", project: "p", settings, storage: storage::Endpoint::default() }
+    let storage = storage::Endpoint::default();
+    Intake { service: "enrich", project: "p", settings, storage, audience: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
 //! Tests of the part of `check --online` about Pub/Sub.
 
-use pubsub::{DeadLetterConfig, Keyword, Preflight, Subscription, TopicName};
+use pubsub::{
+    Audience, DeadLetterConfig, Keyword, Preflight, SharedAudience, Subscription, TopicName,
+};
 use serde_json::json;
 use service::Dependency;
 use service::tools::preflight::State;
@@ -23,6 +25,7 @@ async fn look(
         subscription: Some(&subscription),
         dead_letters,
         create: false,
+        audience: None,
     };
     preflight.check().await.unwrap()
 }
@@ -136,4 +139,25 @@ async fn a_right_is_told_unless_nobody_may_say() {
 
     assert!(matches!(state(Code::PermissionDenied).await, State::Unchecked(_)));
     assert!(matches!(state(Code::Unavailable).await, State::Unreachable(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_of_the_service_is_asked_instead_of_pubsub() {
+    let env = TestEnv::new(json!({})).await;
+    let rule = |topic: &TopicName| Audience::Nobody(format!("{topic} is closed"));
+    let preflight = Preflight {
+        project: "p",
+        pubsub: &env.endpoint(),
+        storage: &storage::Endpoint::default(),
+        topics: vec![env.topic.clone()],
+        subscription: None,
+        dead_letters: None,
+        create: false,
+        audience: Some(SharedAudience::new(rule)),
+    };
+
+    let dependencies = preflight.check().await.unwrap();
+
+    let closed = State::Missing(format!("{} is closed", env.topic));
+    assert_eq!(dependencies[0].state, closed);
 }

@@ -22,8 +22,9 @@ async fn server(key_file: Option<PathBuf>) -> Server {
     let (listener, address) = crate::http::bind(&http).await.unwrap();
     let context = Context::default();
     let _metrics = context.registry.pipeline("test", &Reasons { refused: &[], skipped: &[] });
+    let routes = crate::http::check(crate::Routes::new()).unwrap();
     let mut tasks = JoinSet::new();
-    tasks.spawn(crate::http::serve(listener, context.clone(), key_file));
+    tasks.spawn(crate::http::serve(listener, context.clone(), key_file, routes));
     Server { port: address.port(), context, tasks }
 }
 
