@@ -41,8 +41,8 @@ async fn a_folder_has_the_archive_and_replay_reads_it() {
     env.publish().await;
     let archived = env
         .until(&service, || {
-            let contents = files(&folder).iter().flat_map(|path| lines(&fs::read(path).unwrap()));
-            let archived: Vec<_> = contents.collect();
+            let contents = files(&folder).into_iter().map(|path| fs::read(path).unwrap());
+            let archived: Vec<_> = contents.flat_map(|content| lines(&content)).collect();
             (archived.len() == PAYLOADS.len()).then_some(archived)
         })
         .await;
