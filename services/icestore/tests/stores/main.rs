@@ -7,6 +7,7 @@ mod env;
 #[cfg(feature = "s3")]
 mod s3;
 #[cfg(feature = "s3")]
+#[expect(dead_code, reason = "the tests of the crate storage use the rest")]
 #[path = "../../../../shared/storage/tests/stores/s3_double.rs"]
 mod s3_double;
 
