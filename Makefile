@@ -10,11 +10,13 @@ build:
 run:
 	cargo run
 
-# Installs missing tools, builds, and runs all checks and tests.
+# Installs missing tools, builds, and runs all checks and tests. The second run has the feature for S3, which
+# is off by default.
 test: setup check
 	cargo build --workspace --bins
 	rm -rf target/timings
-	cargo test --workspace --no-fail-fast 2>&1 | .ci/summary
+	{ cargo test --workspace --no-fail-fast; \
+	  cargo test --workspace --no-fail-fast --features icestore/s3 --test stores; } 2>&1 | .ci/summary
 
 # Checks format, language, imports, lints and documentation. Warnings are errors.
 check:

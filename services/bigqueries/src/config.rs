@@ -60,7 +60,7 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct TableSettings {
-    /// Dataset of the table. Required, and it must exist.
+    /// Dataset of the table. Required, and it must exist, except with `create: true` at the top level.
     pub dataset: String,
     /// Id of the table. Required.
     pub id: String,
@@ -250,6 +250,7 @@ impl service::Settings for Settings {
 
     fn check(&self, faults: &mut Faults) {
         self.intake.subscription.check(&self.pipeline, faults);
+        self.intake.check_create(faults);
         self.check_table(faults);
         self.bigquery.check(faults);
         DeadLetterConfig::check(self.intake.dead_letters.as_ref(), true, faults);
@@ -299,7 +300,7 @@ impl service::Settings for Settings {
                 format_duration(APPEND_TIMEOUT)
             )
         };
-        is_short.then(warning).into_iter().collect()
+        is_short.then(warning).into_iter().chain(self.intake.create_warning()).collect()
     }
 
     fn estimate(&self, load: &Load, prices: &Prices) -> Vec<Item> {

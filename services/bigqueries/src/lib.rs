@@ -105,6 +105,9 @@ impl<R: Rows> Service for Bigqueries<R> {
         let intake = settings.intake().with_clients(clients.intake.clone());
         let clients = Clients { intake: intake.clients.clone(), ..clients };
         let (sink, table) = open(&settings, Arc::clone(&columns), clients).await?;
+        if settings.intake.create {
+            table.create_dataset(&table_condition).await?;
+        }
         table.wait(&table_condition).await?;
         let mut watchers = JoinSet::new();
         let opened = intake.open([], context, &mut watchers).await?;
@@ -128,8 +131,11 @@ impl<R: Rows> Service for Bigqueries<R> {
         let clients = Clients { intake: intake.clients.clone(), ..self.clients.clone() };
         let (_, table) = open(settings, self.rows.columns().into(), clients).await?;
         let mut dependencies = intake.preflight([]).await?;
-        dependencies.push(table.dependency().await);
-        dependencies.extend(table.view_dependency().await);
+        // Without its dataset, the table counts as missing.
+        let is_created = settings.intake.create && settings.table.create;
+        dependencies.push(table.dependency().await.created(is_created));
+        let view = table.view_dependency().await;
+        dependencies.extend(view.map(|view| view.created(is_created)));
         Ok(dependencies)
     }
 }

@@ -1,5 +1,6 @@
 //! Table of the rows: it is checked, created, extended, or refused.
 
+mod dataset;
 mod layout;
 mod schema;
 mod view;
@@ -7,6 +8,7 @@ mod view;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use service::create;
 use service::renewable::{Lease, Renewable};
 use service::settings::Parsed;
 use service::tools::preflight::State;
@@ -291,9 +293,7 @@ impl Table {
     pub async fn dependency(&self) -> Dependency {
         let looked = timeout(TIMEOUT, self.look()).await;
         let state = match looked.unwrap_or_else(|_| Err(self.silent())) {
-            Ok(None) if self.settings.create => {
-                State::WillCreate("it does not exist; the service creates it at its start".into())
-            }
+            Ok(None) if self.settings.create => State::WillCreate(create::AT_START.into()),
             Ok(None) => State::Missing("it does not exist, and table.create is off".into()),
             Ok(Some(found)) => match self.compare_rules(&found).and_then(|()| self.compare(&found))
             {
@@ -424,7 +424,7 @@ impl Fault {
     }
 }
 
-/// Returns true if the dataset was not found. The service does not create datasets.
+/// Returns true if the dataset was not found. The service creates it only at its start, with `create`.
 fn names_dataset(refused: &Refused) -> bool {
     refused.message.starts_with("Not found: Dataset ")
 }

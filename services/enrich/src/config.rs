@@ -187,6 +187,7 @@ impl service::Settings for Settings {
 
     fn check(&self, faults: &mut Faults) {
         self.intake.subscription.check(&self.pipeline, faults);
+        self.intake.check_create(faults);
         let required = "required: the topic to publish to";
         self.topic_id.check_required("topic_id", required, faults);
         self.check_documents(faults);
@@ -225,7 +226,8 @@ impl service::Settings for Settings {
                          shrinks, and a container is killed at its limit; a number bounds it";
         let is_unbounded = self.cache.memory.max_bytes.limit().is_none();
         let warnings = [(is_open, warning), (is_unbounded, unbounded)].into_iter();
-        warnings.filter(|(is_due, _)| *is_due).map(|(_, text)| text.to_owned()).collect()
+        let warnings = warnings.filter(|(is_due, _)| *is_due).map(|(_, text)| text.to_owned());
+        warnings.chain(self.intake.create_warning()).collect()
     }
 
     fn estimate(&self, load: &Load, prices: &Prices) -> Vec<Item> {

@@ -2,24 +2,25 @@
 
 pub(crate) mod archive;
 mod cost;
+mod store;
 
 use std::time::Duration;
 
-use pipeline::{Error, Limits, Reasons, batch};
+use pipeline::{Limits, Reasons, batch};
 use pubsub::{Clients, DeadLetterConfig, Intake, IntakeSettings, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::cloud::Api;
 use service::cost::{Item, Load, Prices};
-use service::google::{EndpointUrl, Login};
 use service::memory::Share;
-use service::settings::{Parsed, ProcessSettings, Variable};
+use service::settings::{ProcessSettings, Variable};
 use service::{Faults, WrongSettings};
-use storage::{Bucket, BucketName, Endpoint};
+use storage::Endpoint;
 
 use crate::format::Format;
 use crate::{objects, sink};
 pub use archive::ArchiveSettings;
+pub use store::Storage;
 
 /// All settings. The file `example.yaml` of this crate shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -28,7 +29,7 @@ pub struct Settings {
     /// Project, health server, and duration of a drain.
     #[schemars(flatten)]
     pub process: ProcessSettings,
-    /// Bucket of the archive.
+    /// Place of the archive: a bucket, a folder, or a store with the API of S3.
     pub storage: Storage,
     /// Names and content of objects.
     pub archive: ArchiveSettings,
@@ -37,40 +38,6 @@ pub struct Settings {
     pub intake: IntakeSettings,
     /// Bounds, batches and waits.
     pub pipeline: Limits,
-}
-
-/// Bucket of the archive.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
-#[serde(default)]
-pub struct Storage {
-    /// Name of the bucket. Required.
-    pub bucket: Parsed<BucketName>,
-    /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
-    /// Google. Left out, Google's usual endpoint is used. The variable `STORAGE_EMULATOR_HOST`
-    /// overrides it.
-    pub endpoint: Option<Parsed<EndpointUrl>>,
-    /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
-    /// `application_default` for an endpoint of Google.
-    pub credentials: Option<Login>,
-}
-
-impl Storage {
-    const BUCKET_KEY: &str = "storage.bucket";
-
-    /// Opens the bucket with these clients. Sends nothing yet.
-    ///
-    /// # Errors
-    /// No client can be built, or nobody has checked these settings.
-    pub async fn open(&self, clients: &Clients) -> Result<Bucket, Error> {
-        let name = self.bucket.value(Self::BUCKET_KEY)?;
-        Bucket::open(name, &self.endpoint(), &clients.identity, &clients.storage).await
-    }
-
-    /// Returns the address of Cloud Storage, with its credentials.
-    #[must_use]
-    pub fn endpoint(&self) -> Endpoint {
-        Endpoint { endpoint: self.endpoint.clone(), credentials: self.credentials }
-    }
 }
 
 impl Default for Settings {
@@ -143,8 +110,8 @@ impl service::Settings for Settings {
 
     fn check(&self, faults: &mut Faults) {
         self.intake.subscription.check(&self.pipeline, faults);
-        self.storage.bucket.check_required(Storage::BUCKET_KEY, "required", faults);
-        self.storage.endpoint().check(faults);
+        self.intake.check_create(faults);
+        self.storage.check(faults);
         self.archive.batch_key.check("archive.batch_key", faults);
         let prefix = &self.archive.prefix;
         let is_safe = prefix.is_empty() || crate::key::is_safe_path(prefix);
@@ -186,11 +153,16 @@ impl service::Settings for Settings {
                  so set it for tests only"
             )
         };
-        self.archive.time_attribute.iter().map(warning).collect()
+        let time = self.archive.time_attribute.iter().map(warning);
+        time.chain(self.intake.create_warning()).collect()
     }
 
     fn apis(&self) -> Vec<Api> {
-        vec![self.intake.pubsub.api(), self.storage.endpoint().api()]
+        let endpoint = self.storage.endpoint();
+        if self.storage.is_bucket() {
+            return vec![self.intake.pubsub.api(), endpoint.api()];
+        }
+        self.intake.pubsub.apis(self.intake.dead_letters.as_ref(), &endpoint)
     }
 
     fn memory(&self) -> Vec<Share> {
@@ -216,7 +188,7 @@ impl service::Settings for Settings {
     }
 
     fn costs(&self) -> Vec<String> {
-        objects::outlook(&self.pipeline)
+        objects::outlook(&self.pipeline, self.storage.price())
     }
 
     fn estimate(&self, load: &Load, prices: &Prices) -> Vec<Item> {

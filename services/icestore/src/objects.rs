@@ -22,6 +22,15 @@ const SECONDS_A_DAY: f64 = 86_400.0;
 /// the message.
 const MESSAGE_BYTES: usize = 1_040;
 
+/// Price of creating objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Price {
+    /// List price of Cloud Storage and Amazon S3 for a request that creates an object.
+    ClassA,
+    /// A file costs nothing.
+    Free,
+}
+
 /// Counts of the objects that icestore has written. Clones share their values.
 #[derive(Debug, Clone, Default)]
 pub struct Objects {
@@ -62,7 +71,7 @@ impl Objects {
     }
 
     /// Warns while objects are small and many. Never returns.
-    pub(crate) async fn watch(self, pipeline: Metrics) {
+    pub(crate) async fn watch(self, pipeline: Metrics, price: Price) {
         let (mut before, mut quiet_until) = ((0, 0), Instant::now());
         let mut since = Instant::now();
         loop {
@@ -78,7 +87,7 @@ impl Objects {
             if written.objects > 0 {
                 self.mean_messages.set(written.mean_messages());
             }
-            if let Some(advice) = written.advice()
+            if let Some(advice) = written.advice(price)
                 && since >= quiet_until
             {
                 quiet_until = since + QUIET;
@@ -94,14 +103,14 @@ impl Written {
     }
 
     /// Returns advice if objects are small and many.
-    fn advice(&self) -> Option<String> {
+    fn advice(&self, price: Price) -> Option<String> {
         let objects_a_second = self.objects as f64 / self.seconds;
         let mean = self.mean_messages();
         if objects_a_second < 1.0 || mean >= SMALL {
             return None;
         }
         let (keys, rate) = (self.open_keys, self.messages as f64 / self.seconds);
-        let cost = cost_of_day(objects_a_second);
+        let cost = cost_of_day(objects_a_second, price);
         Some(format!(
             "{keys} open keys at {rate:.0}/s give objects of {mean:.0} messages, {cost}: use a coarser \
              archive.batch_key, or allow more pipeline.max_batch_memory or a longer \
@@ -111,13 +120,18 @@ impl Written {
 }
 
 /// Describes the objects of a day and their cost, at this many objects per second and the list price
-/// of creating one.
-fn cost_of_day(objects_a_second: f64) -> String {
+/// of creating one. Amazon's price for a PUT is that of Google.
+fn cost_of_day(objects_a_second: f64, price: Price) -> String {
     let prices = Prices::built_in();
     let a_day = objects_a_second * SECONDS_A_DAY;
     let cost = a_day / Per::ThousandOperations.size() * prices.cloud_storage.class_a_per_1000;
     let currency = prices.currency;
-    format!("{a_day:.0} objects a day (about {cost:.2} {currency} a day to create them)")
+    match price {
+        Price::ClassA => {
+            format!("{a_day:.0} objects a day (about {cost:.2} {currency} a day to create them)")
+        }
+        Price::Free => format!("{a_day:.0} objects a day"),
+    }
 }
 
 /// Bytes of a message in an open object.
@@ -142,7 +156,7 @@ pub(crate) fn mean_messages(limits: &Limits, keys: f64, rate: f64, held: Held) -
 }
 
 /// Estimates the size and the cost of objects, for several numbers of keys that are open at once.
-pub(crate) fn outlook(limits: &Limits) -> Vec<String> {
+pub(crate) fn outlook(limits: &Limits, price: Price) -> Vec<String> {
     /// Numbers of open keys.
     const KEYS: [u32; 4] = [10, 1_000, 5_000, 20_000];
     const RATE: f64 = 1_000.0;
@@ -150,7 +164,7 @@ pub(crate) fn outlook(limits: &Limits) -> Vec<String> {
     let held = Held { memory: MESSAGE_BYTES as f64, stored: 0.0 };
     let lines = KEYS.map(|keys| {
         let mean = mean_messages(limits, f64::from(keys), RATE, held);
-        let cost = cost_of_day(RATE / mean);
+        let cost = cost_of_day(RATE / mean, price);
         format!(
             "objects: {keys} open keys, {RATE:.0} messages/s of 500 bytes: {mean:.0} messages an object, {cost}"
         )
@@ -168,14 +182,14 @@ mod tests {
             |objects, messages| Written { seconds: 60.0, objects, messages, open_keys: 1_200 };
 
         assert_eq!(
-            written(1_765, 30_000).advice().unwrap().split_once(": ").unwrap().0,
+            written(1_765, 30_000).advice(Price::ClassA).unwrap().split_once(": ").unwrap().0,
             "1200 open keys at 500/s give objects of 17 messages, 2541600 objects a day (about 12.71 USD \
              a day to create them)"
         );
-        assert_eq!(written(59, 118).advice(), None, "fewer than one a second");
-        assert_eq!(written(60, 6_000).advice(), None);
-        assert!(written(60, 5_999).advice().is_some());
-        assert_eq!(written(0, 0).advice(), None);
+        assert_eq!(written(59, 118).advice(Price::ClassA), None, "fewer than one a second");
+        assert_eq!(written(60, 6_000).advice(Price::ClassA), None);
+        assert!(written(60, 5_999).advice(Price::ClassA).is_some());
+        assert_eq!(written(0, 0).advice(Price::ClassA), None);
     }
 
     #[test]
@@ -192,19 +206,24 @@ mod tests {
             ..Limits::default()
         };
 
-        let lines = outlook(&limits);
-        let two_lanes = outlook(&Limits { lanes: 2, ..limits.clone() });
-        let hasty = outlook(&Limits {
-            batch: pipeline::batch::BatchLimits {
-                max_age: Duration::from_secs(60),
-                ..limits.batch.clone()
+        let lines = outlook(&limits, Price::ClassA);
+        let two_lanes = outlook(&Limits { lanes: 2, ..limits.clone() }, Price::ClassA);
+        let hasty = outlook(
+            &Limits {
+                batch: pipeline::batch::BatchLimits {
+                    max_age: Duration::from_secs(60),
+                    ..limits.batch.clone()
+                },
+                ..limits.clone()
             },
-            ..limits
-        });
+            Price::ClassA,
+        );
+        let free = outlook(&limits, Price::Free);
 
         let line = "objects: 5000 open keys, 1000 messages/s of 500 bytes: 60 messages an object, \
                     1440000 objects a day (about 7.20 USD a day to create them)";
         assert_eq!(lines[2], line);
+        assert!(free[2].ends_with(": 60 messages an object, 1440000 objects a day"), "{}", free[2]);
         assert!(lines[3].contains(": 15 messages an object"), "{}", lines[3]);
         assert!(two_lanes[2].contains(": 30 messages an object"), "{}", two_lanes[2]);
         assert!(hasty[2].contains(": 12 messages an object"), "{}", hasty[2]);
@@ -213,7 +232,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_mean_is_that_of_the_last_minute_with_objects() {
         let (objects, pipeline) = (Objects::default(), Metrics::default());
-        let watching = tokio::spawn(objects.clone().watch(pipeline));
+        let watching = tokio::spawn(objects.clone().watch(pipeline, Price::ClassA));
         let minute = async || sleep(INTERVAL + Duration::from_secs(1)).await;
 
         objects.count(10);

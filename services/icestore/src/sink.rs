@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pipeline::{Error, PushError, Recovery, Refusal};
-use storage::{Bucket, Object};
+use storage::{Object, ObjectStore, Store};
 use time::OffsetDateTime;
 use tokio::sync::{OnceCell, Semaphore};
 
@@ -28,8 +28,8 @@ const FORMAT_VERSION: &str = "1";
 
 /// Uploads each batch as one object. The name of the object is fixed when the batch is closed.
 #[derive(Debug, Clone)]
-pub struct Sink {
-    bucket: Bucket,
+pub struct Sink<S = Store> {
+    store: S,
     prefix: String,
     format: Format,
     level: u32,
@@ -63,13 +63,13 @@ impl Upload {
     }
 }
 
-impl Sink {
-    /// Creates a sink that uploads to `bucket`.
+impl<S: ObjectStore> Sink<S> {
+    /// Creates a sink that uploads to `store`.
     #[must_use]
-    pub fn new(bucket: Bucket, settings: &ArchiveSettings) -> Self {
+    pub fn new(store: S, settings: &ArchiveSettings) -> Self {
         let ArchiveSettings { prefix, format, compression_level, .. } = settings.clone();
         let (objects, conversions) = (Objects::default(), Arc::new(Semaphore::new(1)));
-        Self { bucket, prefix, format, level: compression_level, objects, conversions }
+        Self { store, prefix, format, level: compression_level, objects, conversions }
     }
 
     /// Returns the same sink, which counts its objects in these metrics.
@@ -124,7 +124,7 @@ pub struct Group {
     last: OffsetDateTime,
 }
 
-impl pipeline::Sink for Sink {
+impl<S: ObjectStore> pipeline::Sink for Sink<S> {
     type Record = Line;
     type Key = String;
     type Batch = Group;
@@ -190,14 +190,14 @@ impl pipeline::Sink for Sink {
 
     async fn write(&self, upload: &Upload, _time_limit: Duration) -> Result<Vec<Refusal>, Error> {
         let object = upload.object.get_or_try_init(|| self.make(upload)).await?;
-        self.bucket.create(object).await?;
+        self.store.create(object).await?;
         self.objects.count(upload.records);
         Ok(Vec::new())
     }
 
     fn destination(&self, upload: &Upload) -> Option<String> {
         let object = upload.object.get()?;
-        Some(format!("gs://{}/{}", self.bucket.name(), object.name))
+        Some(self.store.address(&object.name))
     }
 
     /// An object never fails because of a single line, so it cannot be split.

@@ -53,6 +53,9 @@ pub struct Settings {
     pub storage: storage::Endpoint,
     /// Access to Pub/Sub.
     pub pubsub: Endpoint,
+    /// If true, the service creates missing topics at its start, and the bucket of the dead letters.
+    /// It is meant for development.
+    pub create: bool,
     /// Limits, batches and waits of the pipeline.
     pub pipeline: Limits,
 }
@@ -287,6 +290,7 @@ impl Default for Settings {
             dead_letters: None,
             storage: storage::Endpoint::default(),
             pubsub: Endpoint::default(),
+            create: false,
             // The broker sends few messages before it waits for PUBACKs, so no message waits for
             // others to fill its batch.
             pipeline: Limits {

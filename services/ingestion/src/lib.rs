@@ -163,6 +163,9 @@ impl<E: Enricher> Service for Ingestion<E> {
         let connection = Connection::new(settings.pubsub.clone()).with_clients(clients.clone());
         let admin = Admin::new(&connection).await?;
         let guard = TopicGuard::new(topics(&settings)?);
+        if settings.create {
+            needs(&settings, &clients)?.create_missing(&topics_condition).await?;
+        }
         let audience = audience.unwrap_or_else(|| SharedAudience::new(admin));
         guard.wait(&audience, &topics_condition).await;
 
@@ -199,22 +202,30 @@ impl<E: Enricher> Service for Ingestion<E> {
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let settings = &self.settings;
-        let preflight = Preflight {
-            project: &settings.process.project,
-            pubsub: &settings.pubsub,
-            storage: &settings.storage,
-            topics: producer_topics(settings)?,
-            subscription: None,
-            dead_letters: settings.dead_letters.as_ref(),
-            audience: self.audience.clone(),
-            clients: &self.clients.clone().or_settings(&settings.process.google),
-        };
+        let clients = self.clients.clone().or_settings(&settings.process.google);
+        let needs = needs(settings, &clients)?;
+        let preflight = Preflight { audience: self.audience.clone(), ..needs };
         let mut dependencies = preflight.check().await?;
         if settings.has_mqtt() {
             dependencies.push(mqtt::dependency(&settings.mqtt).await);
         }
         Ok(dependencies)
     }
+}
+
+/// Returns everything that ingestion needs of Pub/Sub.
+fn needs<'a>(settings: &'a Settings, clients: &'a Clients) -> Result<Preflight<'a>, WrongSettings> {
+    Ok(Preflight {
+        project: &settings.process.project,
+        pubsub: &settings.pubsub,
+        storage: &settings.storage,
+        topics: producer_topics(settings)?,
+        subscription: None,
+        dead_letters: settings.dead_letters.as_ref(),
+        create: settings.create,
+        audience: None,
+        clients,
+    })
 }
 
 /// Opens the destination of dead letters.

@@ -198,6 +198,7 @@ impl service::Settings for Settings {
 
     fn check(&self, faults: &mut Faults) {
         self.intake.subscription.check(&self.pipeline, faults);
+        self.intake.check_create(faults);
         self.postgres.check(faults);
         self.check_table(faults);
         DeadLetterConfig::check(self.intake.dead_letters.as_ref(), true, faults);
@@ -223,7 +224,7 @@ impl service::Settings for Settings {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.postgres.warnings()
+        self.postgres.warnings().into_iter().chain(self.intake.create_warning()).collect()
     }
 
     fn estimate(&self, load: &Load, prices: &Prices) -> Vec<Item> {

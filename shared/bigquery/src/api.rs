@@ -112,6 +112,27 @@ impl RestApi {
         self.call(Method::GET, &self.path(name), |request| request).await
     }
 
+    /// Returns the resource of the dataset of `name`.
+    ///
+    /// # Errors
+    /// BigQuery refuses the call, or does not answer.
+    pub async fn dataset(&self, name: &TableName) -> Result<Value, Failure> {
+        let path = format!("projects/{}/datasets/{}", encode(&name.project), encode(&name.dataset));
+        self.call(Method::GET, &path, |request| request).await
+    }
+
+    /// Creates the dataset of `name`, in Google's default location.
+    ///
+    /// # Errors
+    /// BigQuery refuses the call, or does not answer.
+    pub async fn create_dataset(&self, name: &TableName) -> Result<Value, Failure> {
+        let TableName { project, dataset, .. } = name;
+        let path = format!("projects/{}/datasets", encode(project));
+        let reference = json!({ "projectId": project, "datasetId": dataset });
+        let resource = json!({ "datasetReference": reference });
+        self.call(Method::POST, &path, |request| request.json(&resource)).await
+    }
+
     /// Creates a table in the dataset of `name`. The resource holds the table's id.
     ///
     /// # Errors

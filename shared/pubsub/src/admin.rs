@@ -1,5 +1,7 @@
 //! Questions about existing resources: topics, subscriptions, and who reads from them.
 
+pub(crate) mod create;
+
 use std::time::Duration;
 
 use google_cloud_gax::error::rpc::Code;
@@ -100,7 +102,7 @@ impl Admin {
     pub async fn require_audience(&self, topic: &TopicName) -> Result<(), Error> {
         match self.audience(topic).await {
             Audience::Someone | Audience::Unchecked(_) => Ok(()),
-            Audience::Nobody(why) | Audience::Unknown(why) => {
+            Audience::Nobody(why) | Audience::Missing(why) | Audience::Unknown(why) => {
                 Err(Recovery::Retry.because("publish", why))
             }
         }
@@ -152,7 +154,7 @@ impl FindAudience for Admin {
         match asked {
             Ok(Ok(audience)) => audience,
             Ok(Err(error)) => match code(&error) {
-                Some(Code::NotFound) => Audience::Nobody(format!("{topic} does not exist")),
+                Some(Code::NotFound) => Audience::Missing(format!("{topic} does not exist")),
                 Some(Code::PermissionDenied | Code::Unauthenticated) => {
                     let right = "no right to see its subscriptions (roles/pubsub.viewer)";
                     Audience::Unchecked(right.into())

@@ -14,6 +14,8 @@ pub enum Audience {
     Someone,
     /// Nobody would see a message. Pub/Sub would confirm the publish and forget the message.
     Nobody(String),
+    /// The topic does not exist.
+    Missing(String),
     /// Unknown audience, with the reason. We may lack the right to ask, or every subscription has a
     /// filter.
     Unchecked(String),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pipeline::dead_letter::Policy;
 use pipeline::{DeadLetter, Error};
-use storage::{Bucket, Object};
+use storage::{Bucket, Object, ObjectStore as _};
 
 pub(crate) use form::restore;
 
@@ -80,7 +80,7 @@ impl DeadLetters {
             may_exist: AtomicBool::new(true),
         };
         bucket.create(&object).await?;
-        Ok(format!("gs://{}/{name}", bucket.name()))
+        Ok(bucket.address(&name))
     }
 }
 

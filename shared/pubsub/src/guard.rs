@@ -52,7 +52,9 @@ impl TopicGuard {
         }
         let closed = self.lock().values().find_map(|audience| match audience {
             Audience::Someone | Audience::Unchecked(_) => None,
-            Audience::Nobody(reason) | Audience::Unknown(reason) => Some(reason.clone()),
+            Audience::Nobody(reason) | Audience::Missing(reason) | Audience::Unknown(reason) => {
+                Some(reason.clone())
+            }
         });
         closed.map_or(Ok(()), Err)
     }
@@ -80,7 +82,9 @@ impl TopicGuard {
     pub(crate) fn pass(&self, topic: &TopicName) -> Result<(), Error> {
         let reason = match self.lock().get(topic) {
             Some(Audience::Someone | Audience::Unchecked(_)) => return Ok(()),
-            Some(Audience::Nobody(reason) | Audience::Unknown(reason)) => reason.clone(),
+            Some(
+                Audience::Nobody(reason) | Audience::Missing(reason) | Audience::Unknown(reason),
+            ) => reason.clone(),
             None => format!("{topic} is not among the guarded topics"),
         };
         Err(Recovery::Retry.because("publish", reason))

@@ -73,8 +73,9 @@ impl<'a> Intake<'a> {
         Self { clients: Clients { identity, ..clients }, ..self }
     }
 
-    /// Waits until `topics` and the dead-letter topic exist, then opens the subscription. Adds the
-    /// tasks that keep readiness up to date to `watchers`.
+    /// Creates missing resources if the settings ask for it. Waits until `topics` and the dead-letter
+    /// topic exist, then opens the subscription. Adds the tasks that keep readiness up to date to
+    /// `watchers`.
     ///
     /// # Errors
     /// Faults that waiting cannot repair.
@@ -87,12 +88,16 @@ impl<'a> Intake<'a> {
         let metrics = SourceMetrics::default();
         context.registry.register(|registry| metrics.register(registry));
         let condition = context.health.condition("subscription");
-        let IntakeSettings { subscription, dead_letters, pubsub } = self.settings;
+        let IntakeSettings { subscription, dead_letters, pubsub, create, .. } = self.settings;
         let dead_letters = dead_letters.as_ref().context("dead_letters is required")?;
 
         let connection = Connection::new(pubsub.clone()).with_clients(self.clients.clone());
         let admin = Admin::new(&connection).await?;
-        let topics: Vec<_> = topics.into_iter().chain(dead_letters.topic(self.project)?).collect();
+        let mut topics: Vec<_> = topics.into_iter().collect();
+        if *create {
+            self.needs(topics.clone()).create_missing(&condition).await?;
+        }
+        topics.extend(dead_letters.topic(self.project)?);
         let guard = TopicGuard::new(topics.clone());
         if !topics.is_empty() {
             let condition = context.health.condition("topics");
@@ -134,16 +139,21 @@ impl<'a> Intake<'a> {
         self,
         topics: impl IntoIterator<Item = TopicName>,
     ) -> Result<Vec<Dependency>, Error> {
-        let preflight = Preflight {
+        self.needs(topics.into_iter().collect()).check().await
+    }
+
+    /// Returns everything that is needed of Pub/Sub, with these topics to publish to.
+    fn needs(&self, topics: Vec<TopicName>) -> Preflight<'_> {
+        Preflight {
             project: self.project,
             pubsub: &self.settings.pubsub,
             storage: &self.storage,
-            topics: topics.into_iter().collect(),
+            topics,
             subscription: Some(&self.settings.subscription),
             dead_letters: self.settings.dead_letters.as_ref(),
-            audience: self.audience,
+            create: self.settings.create,
+            audience: self.audience.clone(),
             clients: &self.clients,
-        };
-        preflight.check().await
+        }
     }
 }

@@ -9,6 +9,7 @@ mod audience;
 mod clients;
 mod connection;
 pub mod cost;
+mod creation;
 mod dead_letters;
 mod guard;
 mod intake;

@@ -3,8 +3,9 @@
 use google_cloud_gax::error::rpc::Code;
 use pipeline::Error;
 use service::Dependency;
+use service::create;
 use service::tools::preflight::State;
-use storage::Bucket;
+use storage::{Bucket, ObjectStore as _};
 
 use crate::admin::Admin;
 use crate::audience::{Audience, FindAudience as _, SharedAudience};
@@ -35,6 +36,8 @@ pub struct Preflight<'a> {
     pub subscription: Option<&'a Subscription>,
     /// Destination of dead letters.
     pub dead_letters: Option<&'a DeadLetterConfig>,
+    /// True if the service creates what is missing at its start.
+    pub create: bool,
     /// Rule that finds the readers of topics. By default Pub/Sub is asked.
     pub audience: Option<SharedAudience>,
     /// Credentials, and clients that are handed in.
@@ -52,7 +55,8 @@ impl Preflight<'_> {
         let admin = Admin::new(&connection).await?;
         let mut dependencies = Vec::new();
         if let Some(subscription) = self.subscription {
-            dependencies.push(self.subscription(&admin, subscription.name(self.project)?).await);
+            let found = self.subscription(&admin, subscription.name(self.project)?).await;
+            dependencies.push(found.created(self.create));
         }
         let dead_letters = self
             .dead_letters
@@ -60,16 +64,12 @@ impl Preflight<'_> {
             .transpose()?
             .flatten();
         for topic in self.topics.iter().chain(&dead_letters) {
-            let audience = match &self.audience {
-                Some(rule) => rule.audience(topic).await,
-                None => admin.audience(topic).await,
-            };
-            dependencies.push(topic_dependency(&admin, topic, audience).await);
+            dependencies.push(self.topic(&admin, topic).await);
         }
         let bucket = self.dead_letters.map(DeadLetterConfig::bucket).transpose()?.flatten();
         if let Some(bucket) = bucket {
             let bucket = Bucket::open(bucket, self.storage, &clients.identity, &clients.storage);
-            dependencies.push(bucket.await?.dependency().await);
+            dependencies.push(bucket.await?.dependency().await.created(self.create));
         }
         Ok(dependencies)
     }
@@ -97,18 +97,23 @@ impl Preflight<'_> {
         };
         Dependency { kind: "subscription", name, roles: &[SUBSCRIBER, VIEWER], state }
     }
-}
 
-async fn topic_dependency(admin: &Admin, topic: &TopicName, audience: Audience) -> Dependency {
-    let state = match audience {
-        Audience::Someone => {
-            rights(admin, topic.as_str(), "pubsub.topics.publish", PUBLISHER).await
-        }
-        Audience::Nobody(why) => State::Missing(why),
-        Audience::Unchecked(why) => State::Unchecked(why),
-        Audience::Unknown(why) => State::Unreachable(why),
-    };
-    Dependency { kind: "topic", name: topic.to_string(), roles: &[PUBLISHER, VIEWER], state }
+    async fn topic(&self, admin: &Admin, topic: &TopicName) -> Dependency {
+        let audience = match &self.audience {
+            Some(rule) => rule.audience(topic).await,
+            None => admin.audience(topic).await,
+        };
+        let state = match audience {
+            Audience::Someone => {
+                rights(admin, topic.as_str(), "pubsub.topics.publish", PUBLISHER).await
+            }
+            Audience::Missing(_) if self.create => State::WillCreate(create::AT_START.into()),
+            Audience::Nobody(why) | Audience::Missing(why) => State::Missing(why),
+            Audience::Unchecked(why) => State::Unchecked(why),
+            Audience::Unknown(why) => State::Unreachable(why),
+        };
+        Dependency { kind: "topic", name: topic.to_string(), roles: &[PUBLISHER, VIEWER], state }
+    }
 }
 
 /// Checks that we have the permission that the service needs.

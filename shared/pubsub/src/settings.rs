@@ -35,6 +35,9 @@ pub struct IntakeSettings {
     pub dead_letters: Option<DeadLetterConfig>,
     /// Access to Pub/Sub.
     pub pubsub: Endpoint,
+    /// If true, the service creates missing resources at its start: topics, subscriptions, buckets,
+    /// the folder of an archive, and the dataset of a table. It is meant for development.
+    pub create: bool,
 }
 
 /// Connection to Pub/Sub.
@@ -104,6 +107,8 @@ impl Endpoint {
 pub struct Subscription {
     /// Id of the subscription in the project, or its full name. Required.
     pub id: Parsed<SubscriptionId>,
+    /// Topic of the subscription, as an id in the project or a full name. Only `create` uses it.
+    pub topic_id: Option<Parsed<TopicId>>,
     /// Number of streams that are read side by side; 1 to 32.
     pub streams: usize,
     /// Maximum unacknowledged messages that Pub/Sub delivers over all streams; one per stream to
@@ -135,6 +140,7 @@ impl Default for Subscription {
     fn default() -> Self {
         Self {
             id: Parsed::default(),
+            topic_id: None,
             streams: 2,
             max_outstanding_messages: 10_000,
             max_outstanding_bytes: 100 * 1024 * 1024,
@@ -147,6 +153,7 @@ impl Default for Subscription {
 
 impl Subscription {
     const ID_KEY: &str = "subscription.id";
+    pub(crate) const TOPIC_KEY: &str = "subscription.topic_id";
 
     /// Returns the full name.
     ///
@@ -154,6 +161,12 @@ impl Subscription {
     /// The id is wrong, and nobody has checked these settings.
     pub fn name(&self, project: &str) -> Result<String, WrongSettings> {
         Ok(self.id.value(Self::ID_KEY)?.name(project))
+    }
+
+    /// Returns the full name of the topic, if the settings have one.
+    pub(crate) fn topic(&self, project: &str) -> Result<Option<TopicName>, WrongSettings> {
+        let topic = self.topic_id.as_ref().map(|topic| topic.value(Self::TOPIC_KEY));
+        Ok(topic.transpose()?.map(|topic| topic.name(project)))
     }
 
     /// Returns the silence after which a stream from `endpoint` is replaced.

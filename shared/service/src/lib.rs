@@ -10,6 +10,7 @@ pub mod args;
 pub mod caller;
 pub mod cloud;
 pub mod cost;
+pub mod create;
 pub mod credentials;
 pub mod google;
 pub mod health;

@@ -1,6 +1,6 @@
 //! A bucket of Cloud Storage: checks that it exists, and creates, lists and reads its objects.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,13 +10,17 @@ use google_cloud_storage::client::Storage;
 use pipeline::{Error, Recovery};
 use reqwest::{RequestBuilder, StatusCode};
 use serde::Deserialize;
+use serde_json::json;
+use service::create::{Created, NotCreated};
 use service::google::{Access, Identity};
 use service::renewable::Renewable;
 use service::tools::preflight::State;
-use service::{Condition, Dependency, Pauses, credentials};
+use service::{Dependency, credentials};
 
 use crate::clients::Clients;
+use crate::contract::{ObjectStore, Outage};
 use crate::name::BucketName;
+use crate::object::Object;
 use crate::settings::Endpoint;
 
 /// Reason of a 412 if an object of this name exists. Other reasons are policies of an organization
@@ -26,24 +30,6 @@ const EXISTS: &str = "conditionNotMet";
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time to read an object.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
-/// Pauses between two checks of the bucket: while it exists, and while it does not.
-const PAUSES: Pauses = Pauses { ready: Duration::from_secs(30), not_ready: Duration::from_secs(1) };
-
-/// An object with its whole content.
-#[derive(Debug)]
-pub struct Object {
-    /// Name in the bucket. No other object has it.
-    pub name: String,
-    /// Content of the object.
-    pub content: Bytes,
-    /// Media type of the content.
-    pub content_type: &'static str,
-    /// Metadata of the object.
-    pub metadata: Vec<(&'static str, String)>,
-    /// True if the object may already exist. Either its name is derived from its content, or an
-    /// attempt to create it ended without an answer. [`Bucket::create`] sets it in the second case.
-    pub may_exist: AtomicBool,
-}
 
 /// A bucket. Clones share their connections.
 #[derive(Debug, Clone)]
@@ -53,6 +39,8 @@ pub struct Bucket {
     access: Access,
     name: BucketName,
     url: String,
+    /// URL of all buckets.
+    buckets: String,
 }
 
 /// A page of a bucket's objects.
@@ -147,7 +135,7 @@ impl Bucket {
     ) -> Result<Self, Error> {
         let Endpoint { endpoint, credentials } = settings;
         let access = Access::find(endpoint.as_ref(), *credentials, identity).await?;
-        let url = format!("{}/storage/v1/b/{name}", access.url("storage"));
+        let buckets = format!("{}/storage/v1/b", access.url("storage"));
         let storage = Renewable::open({
             let (access, uploads) = (access.clone(), clients.uploads.clone());
             move || Box::pin(build(access.clone(), uploads.clone()))
@@ -160,18 +148,44 @@ impl Bucket {
             },
             access,
             name: name.clone(),
-            url,
+            url: format!("{buckets}/{name}"),
+            buckets,
         })
     }
 
-    /// Uploads a whole object under a name that no other object has.
-    ///
-    /// If the object may exist (see [`Object::may_exist`]) and does exist, it counts as created.
+    async fn fetch(&self, request: RequestBuilder, action: &'static str) -> Result<Bytes, Error> {
+        let failed = |error: reqwest::Error| Recovery::Retry.because(action, error);
+        let request = self.signed(request).await;
+        let request = request.map_err(|why| Recovery::Retry.because(action, why))?;
+        let answer = request.send().await.and_then(reqwest::Response::error_for_status);
+        answer.map_err(failed)?.bytes().await.map_err(failed)
+    }
+
+    /// Returns true if we have a permission.
+    async fn may(&self, permission: &str) -> Result<bool, Error> {
+        const ACTION: &str = "ask for rights";
+        let url = format!("{}/iam/testPermissions", self.url);
+        let request = self.client.get(url).query(&[("permissions", permission)]);
+        let granted: Granted = serde_json::from_slice(&self.fetch(request, ACTION).await?)
+            .map_err(|error| Recovery::Retry.because(ACTION, error))?;
+        Ok(granted.permissions.iter().any(|granted| granted == permission))
+    }
+
+    /// Adds our credentials to a request.
+    async fn signed(&self, request: RequestBuilder) -> Result<RequestBuilder, String> {
+        let headers = self.access.headers().await;
+        Ok(request.headers(headers.map_err(|error| credentials::explain(&error))?))
+    }
+}
+
+impl ObjectStore for Bucket {
+    /// If the object may exist (see [`Object::may_exist`]) and does exist, it counts as created. The
+    /// service has no right to read it, and no other object gets its name.
     ///
     /// # Errors
     /// Always `Retry`. A missing bucket or permission can come back, and the content is never at
     /// fault.
-    pub async fn create(&self, object: &Object) -> Result<(), Error> {
+    async fn create(&self, object: &Object) -> Result<(), Error> {
         let bucket = format!("projects/_/buckets/{}", self.name);
         let metadata = object.metadata.iter().map(|(key, value)| (*key, value.as_str()));
         let storage = self.storage.lease().await?;
@@ -202,12 +216,7 @@ impl Bucket {
         Err(Recovery::Retry.because("upload object", text))
     }
 
-    /// Returns the names of objects that begin with `prefix`, in order: one page, and the token of
-    /// the next page.
-    ///
-    /// # Errors
-    /// The bucket cannot be listed.
-    pub async fn list(
+    async fn list(
         &self,
         prefix: &str,
         page: Option<&str>,
@@ -219,11 +228,7 @@ impl Bucket {
         Ok((listed.items.into_iter().map(|item| item.name).collect(), listed.next_page_token))
     }
 
-    /// Returns the content of an object.
-    ///
-    /// # Errors
-    /// The object cannot be read.
-    pub async fn read(&self, name: &str) -> Result<Bytes, Error> {
+    async fn read(&self, name: &str) -> Result<Bytes, Error> {
         let mut url = reqwest::Url::parse(&self.url)
             .map_err(|error| Recovery::Stop.because("read object", error))?;
         let no_path = |()| Recovery::Stop.because("read object", "the endpoint takes no path");
@@ -232,37 +237,35 @@ impl Bucket {
         self.fetch(request, "read object").await
     }
 
-    async fn fetch(&self, request: RequestBuilder, action: &'static str) -> Result<Bytes, Error> {
-        let failed = |error: reqwest::Error| Recovery::Retry.because(action, error);
-        let request = self.signed(request).await;
-        let request = request.map_err(|why| Recovery::Retry.because(action, why))?;
-        let answer = request.send().await.and_then(reqwest::Response::error_for_status);
-        answer.map_err(failed)?.bytes().await.map_err(failed)
+    fn address(&self, name: &str) -> String {
+        format!("gs://{}/{name}", self.name)
     }
 
-    /// Returns the name of the bucket.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        self.name.as_str()
-    }
-
-    /// Waits until the bucket exists.
-    pub async fn wait(&self, condition: &Condition) {
-        condition.wait(|| self.find(), PAUSES.not_ready).await;
-    }
-
-    /// Updates `condition` with the presence of the bucket. Never returns.
-    pub async fn watch(self, condition: Condition) {
-        condition.watch(|| self.find(), PAUSES).await;
+    async fn find(&self) -> Result<(), Outage> {
+        let request = self.signed(self.client.get(&self.url)).await.map_err(Outage::Unreachable)?;
+        let answer =
+            request.send().await.map_err(|error| Outage::Unreachable(no_answer(&error)))?;
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            // Writing objects does not need the permission to see the bucket. The uploads will show
+            // whether it exists.
+            StatusCode::FORBIDDEN => Ok(()),
+            StatusCode::NOT_FOUND => {
+                Err(Outage::Missing(format!("bucket {} does not exist", self.name)))
+            }
+            status => {
+                Err(Outage::Unreachable(format!("bucket {} cannot be read: {status}", self.name)))
+            }
+        }
     }
 
     /// Checks that the bucket exists, and that we may create objects in it.
-    pub async fn dependency(&self) -> Dependency {
+    async fn dependency(&self) -> Dependency {
         const PERMISSION: &str = "storage.objects.create";
         const ROLE: &str = "roles/storage.objectCreator";
         let state = match self.find().await {
-            Err(why) if why.ends_with("does not exist") => State::Missing(why),
-            Err(why) => State::Unreachable(why),
+            Err(Outage::Missing(why)) => State::Missing(why),
+            Err(Outage::Unreachable(why) | Outage::Unfit(why)) => State::Unreachable(why),
             Ok(()) => {
                 let may = self.may(PERMISSION).await.map_err(|error| format!("{error:#}"));
                 State::of_right(PERMISSION, ROLE, may)
@@ -271,32 +274,47 @@ impl Bucket {
         Dependency { kind: "bucket", name: format!("gs://{}", self.name), roles: &[ROLE], state }
     }
 
-    /// Returns true if we have a permission.
-    async fn may(&self, permission: &str) -> Result<bool, Error> {
-        const ACTION: &str = "ask for rights";
-        let url = format!("{}/iam/testPermissions", self.url);
-        let request = self.client.get(url).query(&[("permissions", permission)]);
-        let granted: Granted = serde_json::from_slice(&self.fetch(request, ACTION).await?)
-            .map_err(|error| Recovery::Retry.because(ACTION, error))?;
-        Ok(granted.permissions.iter().any(|granted| granted == permission))
+    fn is_creatable(&self) -> bool {
+        true
     }
 
-    /// Adds our credentials to a request.
-    async fn signed(&self, request: RequestBuilder) -> Result<RequestBuilder, String> {
-        let headers = self.access.headers().await;
-        Ok(request.headers(headers.map_err(|error| credentials::explain(&error))?))
-    }
-
-    async fn find(&self) -> Result<(), String> {
-        let answer = self.signed(self.client.get(&self.url)).await?.send().await;
-        let answer = answer.map_err(|error| format!("Cloud Storage does not answer: {error}"))?;
-        match answer.status() {
-            status if status.is_success() => Ok(()),
-            // Writing objects does not need the permission to see the bucket. The uploads will show
-            // whether it exists.
-            StatusCode::FORBIDDEN => Ok(()),
-            StatusCode::NOT_FOUND => Err(format!("bucket {} does not exist", self.name)),
-            status => Err(format!("bucket {} cannot be read: {status}", self.name)),
+    /// Creates the bucket in Google's default location, with the properties of `deploy/gcp.sh`.
+    async fn ensure(&self, project: &str) -> Result<Created, NotCreated> {
+        let looked = self.signed(self.client.get(&self.url)).await.map_err(NotCreated::Yet)?;
+        let found = looked.send().await.map_err(|error| NotCreated::Yet(no_answer(&error)))?;
+        if found.status().is_success() {
+            return Ok(Created::Before);
+        }
+        let bucket = json!({
+            "name": self.name.as_str(),
+            "iamConfiguration": {
+                "uniformBucketLevelAccess": { "enabled": true },
+                "publicAccessPrevention": "enforced",
+            },
+        });
+        let request = self.client.post(&self.buckets).query(&[("project", project)]).json(&bucket);
+        let request = self.signed(request).await.map_err(NotCreated::Yet)?;
+        let answer = request.send().await.map_err(|error| NotCreated::Yet(no_answer(&error)))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(Created::Now);
+        }
+        let why = format!("{status}: {}", answer.text().await.unwrap_or_default().trim());
+        match status {
+            StatusCode::FORBIDDEN => {
+                Err(NotCreated::denied("storage.buckets.create", "roles/storage.admin", &why))
+            }
+            // Names are the same for everybody, so it may be a bucket of another project. Then the
+            // uploads show that we may not write to it.
+            StatusCode::CONFLICT => Ok(Created::Before),
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED => {
+                Err(NotCreated::Ever(why))
+            }
+            _ => Err(NotCreated::Yet(why)),
         }
     }
+}
+
+fn no_answer(error: &reqwest::Error) -> String {
+    format!("Cloud Storage does not answer: {error}")
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use service::Dependency;
+use service::create;
 use service::tools::preflight::State;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -107,9 +108,7 @@ impl Table {
             Ok((found, self.look().await?))
         });
         let state = match looked.await.unwrap_or_else(|_| Err(self.silent())) {
-            Ok((None, _)) => {
-                State::WillCreate("it does not exist; the service creates it at its start".into())
-            }
+            Ok((None, _)) => State::WillCreate(create::AT_START.into()),
             // If the table does not exist yet, the view is compared with a query without
             // partitions.
             Ok((Some(found), table)) => {
@@ -123,6 +122,7 @@ impl Table {
                     Err(fault) => State::Differs(fault.into_text()),
                 }
             }
+            Err(Fault::Missing(why)) if why.starts_with("Not found") => State::Missing(why),
             Err(fault) => State::Unreachable(fault.into_text()),
         };
         Some(Dependency { kind: "view", name: name.to_string(), roles: &[ROLE], state })

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod clients;
+mod dataset;
 mod derived;
 mod refusals;
 mod silence;

@@ -41,12 +41,13 @@ fn reads(cache: &LookupSettings, load: &Load) -> (f64, String) {
     let shortened = 1.0 - f64::from(cache.freshness.jitter_percent) / 200.0;
     let fresh = cache.freshness.fresh_for.as_secs_f64() * shortened;
     let of_fresh = rate.min(devices / fresh);
-    let entries = cache.memory.max_entries as f64;
+    let entries = cache.memory.max_entries.limit().map_or(f64::INFINITY, |limit| limit as f64);
     let (held, layers) = match cache.redis.url {
         Some(_) => (1.0, "Redis has all documents".to_owned()),
         None => {
+            let held = if entries.is_finite() { format!("{entries}") } else { "all".to_owned() };
             let layers = format!(
-                "memory has {entries} documents; without Redis, each further replica reads as much"
+                "memory has {held} documents; without Redis, each further replica reads as much"
             );
             ((entries / devices).min(1.0), layers)
         }

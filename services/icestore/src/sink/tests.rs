@@ -1,12 +1,12 @@
 use bytes::Bytes;
 use pipeline::Sink as _;
-use storage::Endpoint;
+use storage::{Bucket, Endpoint};
 use time::macros::datetime;
 
 use super::*;
 
 /// Creates a sink whose uploads cannot reach a server.
-async fn sink(format: Format) -> Sink {
+async fn sink(format: Format) -> Sink<Bucket> {
     service::install_crypto();
     let endpoint = Endpoint { endpoint: Some("http://127.0.0.1:1".into()), ..Endpoint::default() };
     let bucket = Bucket::new(&"bucket".parse().unwrap(), &endpoint).await.unwrap();

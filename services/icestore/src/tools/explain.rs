@@ -1,4 +1,4 @@
-//! Explanation of one message: shows its object and its line, and needs no bucket.
+//! Explanation of one message: shows its object and its line, and needs no store.
 
 use message::Message;
 use pipeline::Transform as _;
@@ -18,7 +18,7 @@ impl Explains for Settings {
         explain::end(&mut story, archive.apply(message).await, |story, line| {
             let format = self.archive.format;
             let object = object::with_stem(&self.archive.prefix, &line.key, format, &"<unique>");
-            story.insert("object".into(), format!("gs://{}/{object}", self.storage.bucket).into());
+            story.insert("object".into(), self.storage.address(&object).into());
             story.insert("batch_key".into(), line.key.into());
             story.insert("line".into(), explain::readable(&line.bytes));
         });

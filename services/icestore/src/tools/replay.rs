@@ -18,7 +18,7 @@ use anyhow::bail;
 use clap::{ArgGroup, Args, Parser, value_parser};
 use service::tools::moment;
 use service::{Tool, output};
-use storage::Bucket;
+use storage::{ObjectStore as _, Store};
 use time::OffsetDateTime;
 use tokio::time::sleep;
 
@@ -41,7 +41,7 @@ const CHUNK: usize = 100;
         Sends archived messages again, with their original bytes. To a topic of Pub/Sub they go as they \
         were archived, with their attributes and ingest_id, so that a table can be filled again. To \
         MQTT goes what the device sent, on its topic, with QoS 1 and the properties of MQTT 5. Takes the \
-        right to read objects (roles/storage.objectViewer), which the service itself does not have.\n\n\
+        right to read objects (roles/storage.objectViewer, or s3:GetObject and s3:ListBucket), which the service itself does not have.\n\n\
         icestore replay --prefix 2025/06/15 --to-topic recovery --dry-run",
     group(ArgGroup::new("to").multiple(true).required(true))
 )]
@@ -115,7 +115,8 @@ impl Tool<Settings> for Arguments {
     /// When an object cannot be read, or a message is not accepted. All messages before it are
     /// sent.
     async fn run(self, settings: Settings) -> anyhow::Result<()> {
-        let bucket = settings.storage.open(&settings.process.google.identity().into()).await?;
+        let clients = settings.process.google.identity().into();
+        let store = settings.storage.open(&clients).await?;
         let target = Target::of(&settings, &self).await?;
         let wanted = self.prefix.as_deref().unwrap_or_default().trim_start_matches('/');
         let prefix = format!("{}{wanted}", object::root(&settings.archive.prefix));
@@ -126,10 +127,10 @@ impl Tool<Settings> for Arguments {
         let mut replay = Replay { times: self.times, chunk, pace, target, count };
         let mut page = None;
         loop {
-            let (names, next) = bucket.list(&prefix, page.as_deref()).await?;
+            let (names, next) = store.list(&prefix, page.as_deref()).await?;
             for name in &names {
                 let Some(format) = Format::of(name) else { continue };
-                if let Err(error) = replay.object(&bucket, name, format).await {
+                if let Err(error) = replay.object(&store, name, format).await {
                     bail!("{}; stopped at {name}: {error:#}", tell(&replay.count));
                 }
                 output::note(format_args!("{name}: {}", tell(&replay.count)));
@@ -141,7 +142,7 @@ impl Tool<Settings> for Arguments {
         }
         output::note(tell(&replay.count));
         if replay.count.objects == 0 {
-            bail!("gs://{}/{prefix} has no objects of the archive", bucket.name());
+            bail!("{} has no objects of the archive", store.address(&prefix));
         }
         Ok(())
     }
@@ -166,8 +167,8 @@ struct Replay {
 
 impl Replay {
     /// Sends the lines of an object.
-    async fn object(&mut self, bucket: &Bucket, name: &str, format: Format) -> anyhow::Result<()> {
-        let object = bucket.read(name).await?;
+    async fn object(&mut self, store: &Store, name: &str, format: Format) -> anyhow::Result<()> {
+        let object = store.read(name).await?;
         self.count.objects += 1;
         let mut waiting = Vec::with_capacity(self.chunk);
         for line in lines::all(format, object)? {

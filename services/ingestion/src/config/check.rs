@@ -5,6 +5,7 @@ use std::time::Duration;
 use pubsub::{DeadLetterConfig, Endpoint};
 use service::cloud::Api;
 use service::cost::{Item, Load, Prices};
+use service::create;
 use service::memory::Share;
 use service::settings::{ProcessSettings, SectionFile, Tls, Variable, VariableKind};
 use service::{Faults, WrongSettings};
@@ -125,6 +126,10 @@ impl service::Settings for Settings {
 
     fn explain(&self) -> Result<Vec<String>, WrongSettings> {
         Ok(guarantee::of(self, &Routes::new(&self.routes)?, false, &Grants::new()))
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.create.then(|| create::WARNING.to_owned()).into_iter().collect()
     }
 
     fn estimate(&self, load: &Load, prices: &Prices) -> Vec<Item> {

@@ -106,6 +106,8 @@ async fn a_check_asks_the_clients_that_are_handed_in() {
         topics: vec![env.topic.clone()],
         subscription: Some(&subscription),
         dead_letters: None,
+        create: false,
+        audience: None,
         clients: &clients,
     };
     let states = preflight.check().await.unwrap().into_iter().map(|found| found.state);

@@ -7,6 +7,7 @@ use pipeline::dead_letter::Policy;
 use pipeline::{DeadLetter, DeadLetters as _, Source as _};
 use pubsub::{DeadLetterConfig, DeadLetters, Keyword, Publishers};
 use serde_json::json;
+use storage::ObjectStore as _;
 
 use crate::env::{PATIENCE, TestEnv, next};
 

@@ -55,6 +55,11 @@ impl TestEnv {
         Client::new().delete(url).send().await.unwrap().error_for_status().unwrap();
     }
 
+    pub(crate) async fn delete_bucket(&self, name: &str) {
+        let url = format!("{}/storage/v1/b/{name}", self.emulator.url());
+        Client::new().delete(url).send().await.unwrap().error_for_status().unwrap();
+    }
+
     pub(crate) async fn post(&self, resource: &str, body: serde_json::Value) {
         let url = format!("{}/{resource}", self.emulator.url());
         Client::new().post(url).json(&body).send().await.unwrap().error_for_status().unwrap();

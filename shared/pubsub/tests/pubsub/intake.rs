@@ -27,7 +27,7 @@ async fn until(is_so: impl Fn() -> bool) {
 
 fn settings(env: &TestEnv, id: &str, dead_letters: Option<DeadLetterConfig>) -> IntakeSettings {
     let subscription = Subscription { id: id.into(), ..Subscription::default() };
-    IntakeSettings { subscription, dead_letters, pubsub: env.endpoint() }
+    IntakeSettings { subscription, dead_letters, pubsub: env.endpoint(), create: false }
 }
 
 fn intake(settings: &IntakeSettings) -> Intake<'_> {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod clients;
+mod creation;
 mod dead_letters;
 mod env;
 mod guard;

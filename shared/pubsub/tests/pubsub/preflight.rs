@@ -25,6 +25,7 @@ async fn look(
         topics: topics.iter().map(|id| TopicName::new("p", id)).collect(),
         subscription: Some(&subscription),
         dead_letters,
+        create: false,
         audience: None,
         clients: &Clients::default(),
     };
@@ -153,6 +154,7 @@ async fn a_rule_of_the_service_is_asked_instead_of_pubsub() {
         topics: vec![env.topic.clone()],
         subscription: None,
         dead_letters: None,
+        create: false,
         audience: Some(SharedAudience::new(rule)),
     };
 

@@ -7,12 +7,12 @@ use serde::Serialize;
 use crate::cloud::Address;
 use crate::cost::Estimate;
 use crate::settings::url;
-use crate::{credentials, output};
+use crate::{create, credentials, output};
 
 /// Resource outside of the process that the settings name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Dependency {
-    /// Kind of resource: `topic`, `subscription`, `table`, `view`, `bucket`, `documents`, `redis`,
+    /// Kind of resource: `topic`, `subscription`, `table`, `view`, `bucket`, `folder`, `documents`, `redis`,
     /// `redis channel` or `mqtt broker`.
     pub kind: &'static str,
     /// Name of the resource.
@@ -52,6 +52,20 @@ pub enum Form {
     Text,
     /// Programs.
     Json,
+}
+
+impl Dependency {
+    /// Returns the same dependency. If the service creates it at its start, it does not count as
+    /// missing.
+    #[must_use]
+    pub fn created(self, is_created: bool) -> Self {
+        match self.state {
+            State::Missing(_) if is_created => {
+                Self { state: State::WillCreate(create::AT_START.into()), ..self }
+            }
+            _ => self,
+        }
+    }
 }
 
 impl State {

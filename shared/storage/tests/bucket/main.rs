@@ -14,7 +14,7 @@ use emulator::{Emulator, Fault, Kind, Options};
 use pipeline::Recovery;
 use service::tools::preflight::State;
 use service::{Dependency, Health};
-use storage::{Bucket, Endpoint, Object};
+use storage::{Bucket, Endpoint, Object, ObjectStore as _};
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
@@ -61,7 +61,7 @@ async fn what_is_created_is_listed_and_read() {
         bucket.create(&object(name, "content")).await.unwrap();
     }
 
-    assert_eq!(bucket.name(), "bucket");
+    assert_eq!(bucket.address("b"), "gs://bucket/b");
     let (names, next) = bucket.list("a/", None).await.unwrap();
     assert_eq!(names, ["a/b c%2Fd?#", "a/z"]);
     assert_eq!(next, None);
@@ -201,7 +201,8 @@ async fn a_bucket_that_comes_into_being_is_found() {
         assert!(!health.conditions()["bucket"].ready);
         server.answers(BUCKET, 200, "{}");
     };
-    timeout(PATIENCE, async { tokio::join!(bucket.wait(&condition), come) }).await.unwrap();
+    let waited = async { tokio::join!(bucket.wait(&condition), come).0 };
+    timeout(PATIENCE, waited).await.unwrap().unwrap();
 
     assert!(health.conditions()["bucket"].ready);
 }
@@ -237,7 +238,7 @@ async fn no_right_to_see_the_bucket_is_no_outage() {
     let health = Health::default();
     server.answers(BUCKET, 403, "");
 
-    timeout(PATIENCE, bucket.wait(&health.condition("bucket"))).await.unwrap();
+    timeout(PATIENCE, bucket.wait(&health.condition("bucket"))).await.unwrap().unwrap();
 
     assert!(health.conditions()["bucket"].ready);
 }

@@ -1,0 +1,141 @@
+//! Creation of topics and subscriptions that are missing.
+
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_pubsub::Error as ApiError;
+use google_cloud_pubsub::model::{ExpirationPolicy, RetryPolicy};
+use google_cloud_wkt::Duration;
+use service::create::{Created, NotCreated};
+use service::credentials;
+use tokio::time::timeout;
+
+use super::{Admin, Clients, TIMEOUT, code, no_answer};
+use crate::names::TopicName;
+
+/// Role with the permissions to create topics and subscriptions.
+const ROLE: &str = "roles/pubsub.editor";
+const DAY: i64 = 24 * 3600;
+/// Properties of subscriptions that `deploy/gcp.sh` makes: the acknowledgement deadline in seconds,
+/// the retention, and the delays of redelivery.
+const ACK_DEADLINE: i32 = 60;
+const RETENTION: i64 = 7 * DAY;
+const DELAYS: (i64, i64) = (1, 60);
+/// Retention of the topic of dead letters, so that somebody has time to look at them.
+const DEAD_LETTER_RETENTION: i64 = 30 * DAY;
+
+/// Content of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    Messages,
+    DeadLetters,
+}
+
+impl Admin {
+    /// Creates a topic unless it exists.
+    pub(crate) async fn ensure_topic(
+        &self,
+        topic: &TopicName,
+        content: Content,
+    ) -> Result<Created, NotCreated> {
+        let clients = self.0.lease().await.map_err(|error| NotCreated::Yet(no_answer(&error)))?;
+        let created = timeout(TIMEOUT, clients.create_topic(topic, content)).await;
+        if created.is_ok() {
+            clients.done();
+        }
+        created.unwrap_or_else(|late| Err(NotCreated::Yet(no_answer(&late))))
+    }
+
+    /// Creates a subscription of a topic unless it exists.
+    pub(crate) async fn ensure_subscription(
+        &self,
+        name: &str,
+        topic: &TopicName,
+        content: Content,
+    ) -> Result<Created, NotCreated> {
+        let clients = self.0.lease().await.map_err(|error| NotCreated::Yet(no_answer(&error)))?;
+        let created = timeout(TIMEOUT, clients.create_subscription(name, topic, content)).await;
+        if created.is_ok() {
+            clients.done();
+        }
+        created.unwrap_or_else(|late| Err(NotCreated::Yet(no_answer(&late))))
+    }
+}
+
+impl Clients {
+    async fn create_topic(
+        &self,
+        topic: &TopicName,
+        content: Content,
+    ) -> Result<Created, NotCreated> {
+        if seen(self.topics.get_topic().set_topic(topic.as_str()).send().await)?.is_some() {
+            return Ok(Created::Before);
+        }
+        let retention = match content {
+            Content::Messages => None,
+            Content::DeadLetters => Some(Duration::clamp(DEAD_LETTER_RETENTION, 0)),
+        };
+        let created = self
+            .topics
+            .create_topic()
+            .set_name(topic.as_str())
+            .set_or_clear_message_retention_duration(retention)
+            .send();
+        outcome(created.await, "pubsub.topics.create")
+    }
+
+    async fn create_subscription(
+        &self,
+        name: &str,
+        topic: &TopicName,
+        content: Content,
+    ) -> Result<Created, NotCreated> {
+        let found = self.subscriptions.get_subscription().set_subscription(name).send().await;
+        if let Some(found) = seen(found)? {
+            let is_right = found.topic == topic.as_str();
+            let wrong = format!("it exists, and reads {} instead of {topic}", found.topic);
+            return if is_right { Ok(Created::Before) } else { Err(NotCreated::Ever(wrong)) };
+        }
+        let delays = RetryPolicy::new()
+            .set_minimum_backoff(Duration::clamp(DELAYS.0, 0))
+            .set_maximum_backoff(Duration::clamp(DELAYS.1, 0));
+        let created = self
+            .subscriptions
+            .create_subscription()
+            .set_name(name)
+            .set_topic(topic.as_str())
+            .set_ack_deadline_seconds(ACK_DEADLINE)
+            .set_message_retention_duration(Duration::clamp(RETENTION, 0))
+            // A policy without a time means that it never expires.
+            .set_expiration_policy(ExpirationPolicy::new())
+            .set_or_clear_retry_policy((content == Content::Messages).then_some(delays))
+            .send();
+        let permissions =
+            "pubsub.subscriptions.create, or pubsub.topics.attachSubscription on its topic";
+        outcome(created.await, permissions)
+    }
+}
+
+/// Returns a resource that exists, or `None` if it is missing or may not be seen.
+fn seen<T>(found: Result<T, ApiError>) -> Result<Option<T>, NotCreated> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) => match code(&error) {
+            Some(Code::NotFound | Code::PermissionDenied) => Ok(None),
+            _ => Err(NotCreated::Yet(no_answer(&error))),
+        },
+    }
+}
+
+/// Returns the result of an attempt to create something.
+fn outcome<T>(created: Result<T, ApiError>, permission: &str) -> Result<Created, NotCreated> {
+    let Err(error) = created else { return Ok(Created::Now) };
+    let why = credentials::explain(&error);
+    match code(&error) {
+        // It could not be seen, or another replica was faster.
+        Some(Code::AlreadyExists) => Ok(Created::Before),
+        Some(Code::PermissionDenied) => Err(NotCreated::denied(permission, ROLE, &why)),
+        Some(Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented) => {
+            Err(NotCreated::Ever(why))
+        }
+        _ => Err(NotCreated::Yet(why)),
+    }
+}
