@@ -38,7 +38,7 @@ pub const PHASES: [&str; 6] = [RESOURCES, SERVICES, SEND, SETTLE, VERIFY, TEARDO
 
 thread_local! {
     /// Record of the test on this thread. The runtime polls the body of a test on its own thread.
-    static CURRENT: RefCell<Weak<Mutex<Running>>> = const { RefCell::new(Weak::new()) };
+    static CURRENT: RefCell<Weak<Mutex<Recording>>> = const { RefCell::new(Weak::new()) };
 }
 
 /// Names that are taken in this process, with their numbers.
@@ -72,10 +72,10 @@ pub struct Phase {
 
 /// Timings of a running test. Dropping them writes the file.
 #[derive(Debug)]
-pub struct Timings(Arc<Mutex<Running>>);
+pub struct Timings(Arc<Mutex<Recording>>);
 
 #[derive(Debug)]
-struct Running {
+struct Recording {
     folder: PathBuf,
     test: String,
     phases: Vec<Phase>,
@@ -98,7 +98,7 @@ impl Timings {
     pub fn start_in(folder: PathBuf, phase: &'static str) -> Self {
         let test = unique(test_name(Location::caller()));
         let running =
-            Running { folder, test, phases: Vec::new(), open: phase, since: Instant::now() };
+            Recording { folder, test, phases: Vec::new(), open: phase, since: Instant::now() };
         let running = Arc::new(Mutex::new(running));
         CURRENT.with(|current| current.replace(Arc::downgrade(&running)));
         Self(running)
@@ -114,7 +114,7 @@ pub fn phase(name: &'static str) {
     }
 }
 
-impl Running {
+impl Recording {
     fn begin(&mut self, name: &'static str) {
         let now = Instant::now();
         let seconds = (now - self.since).as_secs_f64();

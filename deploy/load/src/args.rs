@@ -43,7 +43,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub amount: Amount,
     #[command(flatten)]
-    pub content: Content,
+    pub content: ContentArgs,
     #[command(flatten)]
     pub mqtt: Mqtt,
     #[command(flatten)]
@@ -89,7 +89,7 @@ pub(crate) struct Amount {
 /// Payloads and their addresses.
 #[derive(Debug, Clone, Group)]
 #[command(next_help_heading = "Payloads")]
-pub(crate) struct Content {
+pub(crate) struct ContentArgs {
     /// Template of the payloads.
     #[arg(long, value_name = "TEXT", group = "content")]
     pub template: Option<String>,

@@ -70,7 +70,7 @@ impl Content {
     /// # Errors
     /// Fails for a file that cannot be read, and for a wrong template, with the place in it.
     pub(crate) async fn read(
-        options: &args::Content,
+        options: &args::ContentArgs,
         amount: &args::Amount,
         kind: AddressKind,
     ) -> anyhow::Result<Self> {

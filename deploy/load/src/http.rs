@@ -25,7 +25,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Everything that the requests of a run share.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct HttpLink {
     client: Client,
     url: Url,
     /// Credentials of a request.
@@ -52,7 +52,7 @@ struct Item {
     times: Times,
 }
 
-impl Link {
+impl HttpLink {
     /// Makes the client that all devices share. It keeps connections alive.
     ///
     /// # Errors
@@ -94,7 +94,12 @@ impl Link {
 }
 
 /// Sends all messages of a device, and returns when each is confirmed or refused.
-pub(crate) async fn run(link: Arc<Link>, tally: Arc<Tally>, mut gate: Gate, mut device: Device) {
+pub(crate) async fn run(
+    link: Arc<HttpLink>,
+    tally: Arc<Tally>,
+    mut gate: Gate,
+    mut device: Device,
+) {
     let mut requests = FuturesUnordered::new();
     loop {
         let mut due_at = None;

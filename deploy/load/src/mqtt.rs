@@ -19,7 +19,7 @@ use crate::target::Broker;
 
 /// Everything that the connections of a run share.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct MqttLink {
     /// Address of the broker.
     pub broker: Broker,
     /// TLS, for `mqtts`.
@@ -38,7 +38,7 @@ pub(crate) struct Link {
     pub max_in_flight: u16,
 }
 
-impl Link {
+impl MqttLink {
     /// Reads the files that the options name.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ mod code {
 
 /// Run that a report is about.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Subject {
+pub(crate) struct RunSubject {
     /// Target, without credentials.
     pub target: String,
     /// Protocol, such as `MQTT 5`.
@@ -45,7 +45,7 @@ pub(crate) struct Subject {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Report {
     #[serde(flatten)]
-    subject: Subject,
+    subject: RunSubject,
     sent: u64,
     confirmed: u64,
     refused: u64,
@@ -97,7 +97,7 @@ struct Row {
 impl Report {
     /// Makes the report of a run that began at `start` and has just ended.
     pub(crate) fn new(
-        subject: Subject,
+        subject: RunSubject,
         counts: &Counts,
         start: Instant,
         stopped: Option<String>,
@@ -182,7 +182,7 @@ fn millis(micros: u64) -> f64 {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Subject { target, protocol, run, seed, devices, expected, .. } = &self.subject;
+        let RunSubject { target, protocol, run, seed, devices, expected, .. } = &self.subject;
         writeln!(f, "target     {target} ({protocol}), {devices} devices, run {run}, seed {seed}")?;
         let expected = expected.map_or("any number".to_owned(), |expected| expected.to_string());
         let Self { sent, confirmed, refused, unconfirmed, unsent, .. } = self;
@@ -245,8 +245,8 @@ mod tests {
     use super::*;
     use crate::tally::{Tally, Times};
 
-    fn subject(expected: Option<u64>, planned_rate: Option<f64>) -> Subject {
-        Subject {
+    fn subject(expected: Option<u64>, planned_rate: Option<f64>) -> RunSubject {
+        RunSubject {
             target: "mqtt://127.0.0.1:1883".into(),
             protocol: "MQTT 5",
             run: "r".into(),

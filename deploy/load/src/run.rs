@@ -17,7 +17,7 @@ use crate::content::{AddressKind, Content};
 use crate::device::{Device, Script};
 use crate::gate::{Gate, Phase};
 use crate::plan::{Due, Plan};
-use crate::report::{Report, Subject};
+use crate::report::{Report, RunSubject};
 use crate::tally::Tally;
 use crate::target::Target;
 use crate::{http, mqtt};
@@ -33,8 +33,8 @@ const DRY_MESSAGES: u64 = 10;
 
 /// Shared parts of all connections.
 enum Link {
-    Mqtt(Arc<mqtt::Link>),
-    Http(Arc<http::Link>),
+    Mqtt(Arc<mqtt::MqttLink>),
+    Http(Arc<http::HttpLink>),
 }
 
 /// Run that was read, and not begun.
@@ -98,7 +98,7 @@ impl Prepared {
         let (run, max_in_flight) = (&script.run, args.max_in_flight);
         let (link, protocol) = match &target {
             Target::Broker(broker) => {
-                let link = mqtt::Link::new(broker.clone(), &args.mqtt, run, max_in_flight)?;
+                let link = mqtt::MqttLink::new(broker.clone(), &args.mqtt, run, max_in_flight)?;
                 let protocol = match args.mqtt.version {
                     Version::V5 => "MQTT 5",
                     Version::V311 => "MQTT 3.1.1",
@@ -106,7 +106,7 @@ impl Prepared {
                 (Link::Mqtt(Arc::new(link)), protocol)
             }
             Target::Ingest(url) => {
-                let link = http::Link::new(url.clone(), &args.http, run, max_in_flight)?;
+                let link = http::HttpLink::new(url.clone(), &args.http, run, max_in_flight)?;
                 (Link::Http(Arc::new(link)), "HTTP")
             }
         };
@@ -136,7 +136,7 @@ impl Prepared {
     }
 
     async fn send(self, args: &Args) -> anyhow::Result<Report> {
-        let subject = Subject {
+        let subject = RunSubject {
             target: self.target.to_string(),
             protocol: self.protocol,
             run: self.script.run.clone(),

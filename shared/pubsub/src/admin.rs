@@ -65,10 +65,10 @@ impl LookupError {
 
 /// Client that asks which resources exist.
 #[derive(Debug, Clone)]
-pub struct Admin(Renewable<Clients>);
+pub struct Admin(Renewable<AdminClients>);
 
 #[derive(Debug)]
-struct Clients {
+struct AdminClients {
     topics: TopicAdmin,
     subscriptions: SubscriptionAdmin,
     rights: SchemaService,
@@ -84,7 +84,7 @@ impl Admin {
         let clients = Renewable::open(move || {
             let connection = connection.clone();
             Box::pin(async move {
-                Ok(Clients {
+                Ok(AdminClients {
                     topics: connection.topics().await?,
                     subscriptions: connection.subscriptions().await?,
                     rights: connection.rights().await?,
@@ -166,7 +166,7 @@ impl FindAudience for Admin {
     }
 }
 
-impl Clients {
+impl AdminClients {
     async fn ask_audience(&self, topic: &TopicName) -> Result<Audience, ApiError> {
         let found = self.topics.get_topic().set_topic(topic.as_str()).send().await?;
         if found.message_retention_duration.is_some() {

@@ -5,7 +5,7 @@ use service::{Condition, Faults};
 use storage::{Bucket, ObjectStore as _};
 
 use crate::admin::Admin;
-use crate::admin::create::Content;
+use crate::admin::create::TopicContent;
 use crate::connection::Connection;
 use crate::names::TopicName;
 use crate::preflight::Preflight;
@@ -46,22 +46,24 @@ impl Preflight<'_> {
         let connection = Connection::new(self.pubsub.clone()).with_clients(clients.clone());
         let admin = Admin::new(&connection).await?;
         for topic in &self.topics {
-            create_topic(&admin, topic, Content::Messages, condition).await?;
+            create_topic(&admin, topic, TopicContent::Messages, condition).await?;
         }
         if let Some(subscription) = self.subscription
             && let Some(topic) = subscription.topic(self.project)?
         {
-            create_topic(&admin, &topic, Content::Messages, condition).await?;
+            create_topic(&admin, &topic, TopicContent::Messages, condition).await?;
             let name = subscription.name(self.project)?;
-            create_subscription(&admin, &name, &topic, Content::Messages, condition).await?;
+            create_subscription(&admin, &name, &topic, TopicContent::Messages, condition).await?;
         }
         let Some(dead_letters) = self.dead_letters else { return Ok(()) };
         if let Some(topic) = dead_letters.topic(self.project)? {
-            let created = create_topic(&admin, &topic, Content::DeadLetters, condition).await?;
+            let created =
+                create_topic(&admin, &topic, TopicContent::DeadLetters, condition).await?;
             // Somebody else's topic may have a subscription of another name.
             if created == Created::Now {
                 let name = topic.as_str().replacen("/topics/", "/subscriptions/", 1);
-                create_subscription(&admin, &name, &topic, Content::DeadLetters, condition).await?;
+                create_subscription(&admin, &name, &topic, TopicContent::DeadLetters, condition)
+                    .await?;
             }
         }
         if let Some(name) = dead_letters.bucket()? {
@@ -77,7 +79,7 @@ impl Preflight<'_> {
 async fn create_topic(
     admin: &Admin,
     topic: &TopicName,
-    content: Content,
+    content: TopicContent,
     condition: &Condition,
 ) -> anyhow::Result<Created> {
     let resource = format!("topic {topic}");
@@ -88,7 +90,7 @@ async fn create_subscription(
     admin: &Admin,
     name: &str,
     topic: &TopicName,
-    content: Content,
+    content: TopicContent,
     condition: &Condition,
 ) -> anyhow::Result<Created> {
     let resource = format!("subscription {name}");

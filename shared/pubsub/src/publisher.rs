@@ -141,7 +141,7 @@ impl Publisher {
         let (waiting, messages) = mpsc::unbounded_channel();
         let unheard = Arc::<AtomicUsize>::default();
         let sending =
-            Sending { publishers, topic: topic.clone(), limits, unheard: Arc::clone(&unheard) };
+            SendTask { publishers, topic: topic.clone(), limits, unheard: Arc::clone(&unheard) };
         let mut sender = JoinSet::new();
         sender.spawn(sending.run(messages));
         let max_bytes = limits.max_waiting_bytes.max(1);
@@ -221,14 +221,14 @@ impl Publisher {
 }
 
 /// State of the task that sends.
-struct Sending {
+struct SendTask {
     publishers: Publishers,
     topic: TopicName,
     limits: PublisherLimits,
     unheard: Arc<AtomicUsize>,
 }
 
-impl Sending {
+impl SendTask {
     /// Sends batches until the publisher is stopped and nothing waits. One batch is sent at a time,
     /// which keeps the order of keys. The next one grows meanwhile.
     async fn run(self, mut messages: mpsc::UnboundedReceiver<Waiting>) {

@@ -144,7 +144,7 @@ pub(crate) struct Estimate {
     /// Messages that it is for.
     load: Load,
     /// Origin of the prices.
-    prices: prices::Origin,
+    prices: prices::PriceOrigin,
     /// Lines, also those for comparison.
     items: Vec<Item>,
     /// Sum of the costs of a month.

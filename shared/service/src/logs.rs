@@ -50,9 +50,9 @@ pub(crate) fn install(service: &'static str) {
     let is_terminal = std::io::stderr().is_terminal();
     let lines = Lines::of_process(if is_terminal { lost_for_people } else { lost_for_programs });
     let form = if is_terminal {
-        Form::People(Format::default())
+        LineForm::People(Format::default())
     } else {
-        Form::Programs(CloudLogging { names: &NAMES })
+        LineForm::Programs(CloudLogging { names: &NAMES })
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -85,14 +85,14 @@ pub(crate) fn name_project(project: &str) {
 }
 
 /// Form of a line.
-enum Form {
+enum LineForm {
     /// Text on a terminal.
     People(Format<Full>),
     /// JSON everywhere else.
     Programs(CloudLogging),
 }
 
-impl<S, N> FormatEvent<S, N> for Form
+impl<S, N> FormatEvent<S, N> for LineForm
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,

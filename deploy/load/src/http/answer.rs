@@ -27,7 +27,7 @@ pub(super) enum Step {
 
 /// Answer to a request.
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
+pub(super) struct Reply {
     /// Status of the whole request.
     pub status: StatusCode,
     /// Time after which the target wants to be asked again.
@@ -36,7 +36,7 @@ pub(super) struct Answer {
     pub body: Value,
 }
 
-impl Answer {
+impl Reply {
     /// Returns the outcome of each of `count` items, in order. An array of results has one each.
     pub(super) fn outcomes(&self, count: usize) -> Vec<Outcome> {
         let whole = outcome(self.status.as_u16(), &self.body);
@@ -85,7 +85,7 @@ mod tests {
 
     fn steps(status: u16, body: Value, count: usize) -> Vec<Step> {
         let status = StatusCode::from_u16(status).unwrap();
-        let answer = Answer { status, retry_after: None, body };
+        let answer = Reply { status, retry_after: None, body };
         answer.outcomes(count).into_iter().map(|outcome| outcome.step).collect()
     }
 

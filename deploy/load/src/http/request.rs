@@ -10,8 +10,8 @@ use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
 
-use super::answer::{Answer, Outcome, Step};
-use super::{Credentials, Item, Link};
+use super::answer::{Outcome, Reply, Step};
+use super::{Credentials, HttpLink, Item};
 use crate::tally::Tally;
 
 /// Shortest and longest wait before a request is repeated without `Retry-After`.
@@ -20,7 +20,7 @@ const WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const NOT_JSON: &str = "the payload is no JSON, which ingest over HTTP needs";
 
 /// Sends items until each is confirmed or refused.
-pub(super) async fn send(link: &Link, tally: &Tally, items: Vec<Item>) {
+pub(super) async fn send(link: &HttpLink, tally: &Tally, items: Vec<Item>) {
     let is_json = |item: &Item| serde_json::from_slice::<IgnoredAny>(&item.message.payload).is_ok();
     let (mut left, wrong): (Vec<_>, Vec<_>) = items.into_iter().partition(is_json);
     wrong.iter().for_each(|_| tally.refused(None, NOT_JSON.into()));
@@ -67,7 +67,7 @@ fn settle(tally: &Tally, items: Vec<Item>, outcomes: Vec<Outcome>) -> Vec<Item> 
 }
 
 /// Sends one request, and reads its answer.
-async fn post(link: &Link, items: &[Item]) -> Result<Answered, String> {
+async fn post(link: &HttpLink, items: &[Item]) -> Result<Answered, String> {
     let request = link.client.post(link.url.clone()).header(CONTENT_TYPE, "application/json");
     let request = match (items, link.batch) {
         ([item], 1) => {
@@ -90,7 +90,7 @@ async fn post(link: &Link, items: &[Item]) -> Result<Answered, String> {
     Ok(Answered { outcomes, retry_after })
 }
 
-fn authorized(link: &Link, request: RequestBuilder) -> Result<RequestBuilder, String> {
+fn authorized(link: &HttpLink, request: RequestBuilder) -> Result<RequestBuilder, String> {
     match &link.credentials {
         Credentials::None => Ok(request),
         Credentials::ApiKey(key) => Ok(request.header("x-api-key", key)),
@@ -102,14 +102,14 @@ fn authorized(link: &Link, request: RequestBuilder) -> Result<RequestBuilder, St
     }
 }
 
-async fn read(response: Response) -> Result<Answer, String> {
+async fn read(response: Response) -> Result<Reply, String> {
     let status = response.status();
     let seconds = response.headers().get(RETRY_AFTER).and_then(|text| text.to_str().ok());
     let retry_after = seconds.and_then(|text| text.parse().ok()).map(Duration::from_secs);
     let body = response.bytes().await.map_err(|error| failure(&error))?;
     // A proxy on the way may answer with another form.
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    Ok(Answer { status, retry_after, body })
+    Ok(Reply { status, retry_after, body })
 }
 
 /// Returns the innermost cause of a request that has no answer.

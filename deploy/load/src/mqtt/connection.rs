@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Link;
+use super::MqttLink;
 use super::packets::{Answer, Attempt, Event, Granted, Session};
 use super::pending::{Pending, Waiting};
 use super::wire::Wire;
@@ -22,7 +22,7 @@ const MAX_QUEUED_BYTES: usize = 256 * 1024;
 
 /// Device with its connection.
 pub(crate) struct Connection {
-    link: Arc<Link>,
+    link: Arc<MqttLink>,
     tally: Arc<Tally>,
     gate: Gate,
     device: Device,
@@ -34,7 +34,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Makes a device that is not connected yet. It tells `ready` when it is.
     pub(crate) fn new(
-        link: &Arc<Link>,
+        link: &Arc<MqttLink>,
         tally: &Arc<Tally>,
         gate: &Gate,
         device: Device,

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use rumqttc::mqttbytes::{self, QoS as QoS4, v4};
 use rumqttc::v5::mqttbytes::{self as mqttbytes5, QoS as QoS5, v5};
 
-use super::Link;
+use super::MqttLink;
 use crate::args::Version;
 use crate::content::Message;
 
@@ -89,7 +89,7 @@ impl Codec {
     /// Fails for a client id that is too long for MQTT.
     pub(super) fn connect(
         &self,
-        link: &Link,
+        link: &MqttLink,
         device: u32,
         session: Session,
         outbox: &mut BytesMut,

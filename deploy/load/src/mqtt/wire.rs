@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::Link;
+use super::MqttLink;
 use super::packets::{Attempt, Codec, Event, Granted, Session};
 use crate::content::Message;
 
@@ -46,7 +46,7 @@ impl Wire {
     /// # Errors
     /// Fails when the broker does not answer in time, or refuses.
     pub(super) async fn open(
-        link: &Link,
+        link: &MqttLink,
         device: u32,
         session: Session,
     ) -> Result<(Self, Granted), String> {
@@ -56,7 +56,7 @@ impl Wire {
     }
 
     async fn connect(
-        link: &Link,
+        link: &MqttLink,
         device: u32,
         session: Session,
     ) -> Result<(Self, Granted), String> {
@@ -165,7 +165,7 @@ async fn push(to: &mut WriteHalf<Stream>, outbox: &mut BytesMut) -> std::io::Res
     }
 }
 
-async fn dial(link: &Link) -> Result<Stream, String> {
+async fn dial(link: &MqttLink) -> Result<Stream, String> {
     let broker = &link.broker;
     let stream = TcpStream::connect((broker.host.as_str(), broker.port)).await;
     let stream = stream.map_err(|error| format!("connect: {error}"))?;

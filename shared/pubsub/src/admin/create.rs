@@ -8,7 +8,7 @@ use service::create::{Created, NotCreated};
 use service::credentials;
 use tokio::time::timeout;
 
-use super::{Admin, Clients, TIMEOUT, code, no_answer};
+use super::{Admin, AdminClients, TIMEOUT, code, no_answer};
 use crate::names::TopicName;
 
 /// Role with the permissions to create topics and subscriptions.
@@ -24,7 +24,7 @@ const DEAD_LETTER_RETENTION: i64 = 30 * DAY;
 
 /// Content of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Content {
+pub(crate) enum TopicContent {
     Messages,
     DeadLetters,
 }
@@ -34,7 +34,7 @@ impl Admin {
     pub(crate) async fn ensure_topic(
         &self,
         topic: &TopicName,
-        content: Content,
+        content: TopicContent,
     ) -> Result<Created, NotCreated> {
         let clients = self.0.lease().await.map_err(|error| NotCreated::Yet(no_answer(&error)))?;
         let created = timeout(TIMEOUT, clients.create_topic(topic, content)).await;
@@ -49,7 +49,7 @@ impl Admin {
         &self,
         name: &str,
         topic: &TopicName,
-        content: Content,
+        content: TopicContent,
     ) -> Result<Created, NotCreated> {
         let clients = self.0.lease().await.map_err(|error| NotCreated::Yet(no_answer(&error)))?;
         let created = timeout(TIMEOUT, clients.create_subscription(name, topic, content)).await;
@@ -60,18 +60,18 @@ impl Admin {
     }
 }
 
-impl Clients {
+impl AdminClients {
     async fn create_topic(
         &self,
         topic: &TopicName,
-        content: Content,
+        content: TopicContent,
     ) -> Result<Created, NotCreated> {
         if seen(self.topics.get_topic().set_topic(topic.as_str()).send().await)?.is_some() {
             return Ok(Created::Before);
         }
         let retention = match content {
-            Content::Messages => None,
-            Content::DeadLetters => Some(Duration::clamp(DEAD_LETTER_RETENTION, 0)),
+            TopicContent::Messages => None,
+            TopicContent::DeadLetters => Some(Duration::clamp(DEAD_LETTER_RETENTION, 0)),
         };
         let created = self
             .topics
@@ -86,7 +86,7 @@ impl Clients {
         &self,
         name: &str,
         topic: &TopicName,
-        content: Content,
+        content: TopicContent,
     ) -> Result<Created, NotCreated> {
         let found = self.subscriptions.get_subscription().set_subscription(name).send().await;
         if let Some(found) = seen(found)? {
@@ -106,7 +106,7 @@ impl Clients {
             .set_message_retention_duration(Duration::clamp(RETENTION, 0))
             // A policy without a time means that it never expires.
             .set_expiration_policy(ExpirationPolicy::new())
-            .set_or_clear_retry_policy((content == Content::Messages).then_some(delays))
+            .set_or_clear_retry_policy((content == TopicContent::Messages).then_some(delays))
             .send();
         let permissions =
             "pubsub.subscriptions.create, or pubsub.topics.attachSubscription on its topic";

@@ -32,7 +32,7 @@ pub struct Prices {
 
 /// Origin of prices, as an estimate shows it.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Origin {
+pub(super) struct PriceOrigin {
     pub(super) date: String,
     pub(super) region: String,
     pub(super) currency: String,
@@ -108,9 +108,9 @@ impl Prices {
     }
 
     /// Returns date, region, currency and sources.
-    pub(super) fn origin(&self) -> Origin {
+    pub(super) fn origin(&self) -> PriceOrigin {
         let Self { date, region, currency, sources, .. } = self.clone();
-        Origin { date, region, currency, sources }
+        PriceOrigin { date, region, currency, sources }
     }
 
     /// Returns all numbers, with their keys.
@@ -151,7 +151,7 @@ mod tests {
         let prices = Prices::built_in();
 
         assert!(prices.numbers().iter().all(|(_, price)| is_right(*price)));
-        let Origin { date, region, currency, sources } = &prices.origin();
+        let PriceOrigin { date, region, currency, sources } = &prices.origin();
         let form = time::macros::format_description!("[year]-[month]-[day]");
         assert!(time::Date::parse(date, form).is_ok(), "{date}");
         assert_eq!((&**region, &**currency), ("us-central1", "USD"));

@@ -7,7 +7,7 @@ use super::{Estimate, Item, Load, Role};
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Load { rate, payload_bytes, .. } = &self.load;
-        let super::prices::Origin { date, region, currency, sources } = &self.prices;
+        let super::prices::PriceOrigin { date, region, currency, sources } = &self.prices;
         let (rate, bytes) = (number(*rate), number(*payload_bytes));
         writeln!(
             f,

@@ -12,11 +12,11 @@ const MAX_WAITING: usize = 4096;
 /// Queue of lines to write. Clones share the queue.
 #[derive(Debug, Clone)]
 pub(super) struct Lines {
-    queue: SyncSender<Item>,
+    queue: SyncSender<Entry>,
     lost: Arc<AtomicU64>,
 }
 
-enum Item {
+enum Entry {
     Line(Vec<u8>),
     /// Answered once all lines before it are written.
     Flush(SyncSender<()>),
@@ -57,7 +57,7 @@ impl Lines {
     fn flush(&self, patience: Duration) {
         let (done, written) = sync_channel(1);
         // A full queue means that standard error is not read, so waiting is useless.
-        if self.queue.try_send(Item::Flush(done)).is_ok() {
+        if self.queue.try_send(Entry::Flush(done)).is_ok() {
             // After the time-out, the remaining lines are lost with the process.
             written.recv_timeout(patience).unwrap_or_default();
         }
@@ -78,7 +78,7 @@ pub(crate) fn flush(patience: Duration) {
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let sent = self.queue.try_send(Item::Line(line.to_vec()));
+        let sent = self.queue.try_send(Entry::Line(line.to_vec()));
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sent {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -91,7 +91,7 @@ impl Write for Lines {
 }
 
 fn write_all(
-    lines: &Receiver<Item>,
+    lines: &Receiver<Entry>,
     mut out: impl Write,
     lost: &AtomicU64,
     form: fn(u64) -> String,
@@ -99,9 +99,9 @@ fn write_all(
     let mut told = 0;
     for item in lines {
         let written = match item {
-            Item::Line(line) => out.write_all(&line),
+            Entry::Line(line) => out.write_all(&line),
             // The caller may have stopped waiting, which is no error.
-            Item::Flush(done) => done.try_send(()).or(Ok(())),
+            Entry::Flush(done) => done.try_send(()).or(Ok(())),
         };
         let now = lost.load(Ordering::Relaxed);
         if now > told && out.write_all(format!("{}\n", form(now - told)).as_bytes()).is_ok() {
