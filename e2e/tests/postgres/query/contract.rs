@@ -54,13 +54,16 @@ async fn tokens_lead_through(api: &Api, query: &[(&str, &str)]) -> Vec<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_of_one_moment_are_in_the_order_of_the_bytes_of_their_ids() {
+async fn rows_are_in_the_order_of_their_times_and_then_of_the_bytes_of_their_ids() {
     let env = Env::start().await;
-    let time = "2025-06-15T00:00:00Z";
-    let messages: Vec<_> = ["b", "B", "a", "ä", "_", "Z"]
-        .iter()
+    let (before, at, after) =
+        ("2025-06-14T23:59:59Z", "2025-06-15T00:00:00Z", "2025-06-15T00:00:01Z");
+    let of_one_moment = ["b", "B", "a", "ä", "_", "Z"].map(|id| (id, at));
+    let messages: Vec<_> = of_one_moment
+        .into_iter()
+        .chain([("zz", before), ("0", after)])
         .enumerate()
-        .map(|(number, id)| envelope(id, time, &json!({ "device_id": "d", "number": number })))
+        .map(|(number, (id, at))| envelope(id, at, &json!({ "device_id": "d", "number": number })))
         .collect();
     let columns = [Column::new("device_id", Kind::String), Column::new("number", Kind::Int64)];
     write(&env, &columns, &messages).await;
@@ -69,7 +72,7 @@ async fn rows_of_one_moment_are_in_the_order_of_the_bytes_of_their_ids() {
 
         let all = tokens_lead_through(&api, &[("limit", "1")]).await;
 
-        assert_eq!(all, [1, 5, 4, 2, 0, 3], "{store:?}");
+        assert_eq!(all, [6, 1, 5, 4, 2, 0, 3, 7], "{store:?}");
         api.shutdown().await;
     }
 }
