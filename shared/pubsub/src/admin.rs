@@ -21,6 +21,9 @@ use crate::settings::Endpoint;
 
 /// Longest duration of one question.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest duration of the question for an audience. It ends before the guard gives up its rule, so
+/// that the reason names Pub/Sub.
+const AUDIENCE_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// Reason why a resource was not seen. `code` is Pub/Sub's code, if it answered.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +150,7 @@ impl FindAudience for Admin {
             Ok(clients) => clients,
             Err(error) => return Audience::Unknown(no_answer(&error)),
         };
-        let asked = timeout(TIMEOUT, clients.ask_audience(topic)).await;
+        let asked = timeout(AUDIENCE_TIMEOUT, clients.ask_audience(topic)).await;
         if asked.is_ok() {
             clients.done();
         }
@@ -194,8 +197,7 @@ impl AdminClients {
     }
 
     async fn listener(&self, name: &str) -> Result<Listener, ApiError> {
-        // A deleted topic leaves its subscriptions behind. They no longer receive anything from it.
-        if name.contains("_deleted-") {
+        if is_left_behind(name) {
             return Ok(Listener::None);
         }
         match self.subscriptions.get_subscription().set_subscription(name).send().await {
@@ -207,6 +209,11 @@ impl AdminClients {
             },
         }
     }
+}
+
+/// Returns true for a subscription that a deleted topic left behind. It no longer receives anything.
+fn is_left_behind(name: &str) -> bool {
+    name.contains("_deleted-")
 }
 
 /// Maximum number of subscriptions of a topic that are examined.

@@ -57,14 +57,9 @@ impl Preflight<'_> {
         }
         let Some(dead_letters) = self.dead_letters else { return Ok(()) };
         if let Some(topic) = dead_letters.topic(self.project)? {
-            let created =
+            let topic_was =
                 create_topic(&admin, &topic, TopicContent::DeadLetters, condition).await?;
-            // Somebody else's topic may have a subscription of another name.
-            if created == Created::Now {
-                let name = topic.as_str().replacen("/topics/", "/subscriptions/", 1);
-                create_subscription(&admin, &name, &topic, TopicContent::DeadLetters, condition)
-                    .await?;
-            }
+            create_reader(&admin, &topic, topic_was, condition).await?;
         }
         if let Some(name) = dead_letters.bucket()? {
             let bucket = Bucket::open(name, self.storage, &clients.identity, &clients.storage);
@@ -95,4 +90,17 @@ async fn create_subscription(
 ) -> anyhow::Result<Created> {
     let resource = format!("subscription {name}");
     Ok(ensure(&resource, condition, || admin.ensure_subscription(name, topic, content)).await?)
+}
+
+/// Creates a subscription of a topic of dead letters that has none. An earlier start may have ended
+/// between the topic and its subscription.
+async fn create_reader(
+    admin: &Admin,
+    topic: &TopicName,
+    topic_was: Created,
+    condition: &Condition,
+) -> anyhow::Result<Created> {
+    let name = topic.as_str().replacen("/topics/", "/subscriptions/", 1);
+    let resource = format!("subscription {name}");
+    Ok(ensure(&resource, condition, || admin.ensure_reader(&name, topic, topic_was)).await?)
 }

@@ -8,7 +8,7 @@ use service::tools::preflight::State;
 use storage::{Bucket, ObjectStore as _};
 
 use crate::admin::Admin;
-use crate::audience::{Audience, FindAudience as _, SharedAudience};
+use crate::audience::{Audience, FindAudience as _, SharedAudience, ask};
 use crate::clients::Clients;
 use crate::connection::Connection;
 use crate::names::TopicName;
@@ -100,7 +100,7 @@ impl Preflight<'_> {
 
     async fn topic(&self, admin: &Admin, topic: &TopicName) -> Dependency {
         let audience = match &self.audience {
-            Some(rule) => rule.audience(topic).await,
+            Some(rule) => ask(rule, topic).await,
             None => admin.audience(topic).await,
         };
         let state = match audience {

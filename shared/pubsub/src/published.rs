@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use message::attribute;
+use message::trace::Context;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -49,8 +50,18 @@ impl<'a> Published<'a> {
         }
         let copy = Published::new(self.messages, self.by_key.clone());
         for (message, message_id) in self.messages.iter().zip(copy.into_ids()) {
-            let ingest_id = message.attributes.get(attribute::INGEST_ID).map(String::as_str);
-            debug!(%topic, message_id, ingest_id, "published");
+            let attribute = |name: &str| message.attributes.get(name).map(String::as_str);
+            let trace = attribute(attribute::TRACEPARENT).and_then(Context::parse);
+            debug!(
+                topic = attribute(attribute::MQTT_TOPIC),
+                message_id,
+                ingest_id = attribute(attribute::INGEST_ID),
+                trace = trace.map(|trace| trace.trace_id),
+                span_id = trace.map(|trace| trace.span_id),
+                trace_sampled = trace.map(|trace| trace.is_sampled),
+                to = %topic,
+                "published"
+            );
         }
     }
 }
@@ -158,21 +169,29 @@ mod tests {
     fn logs_for_debugging_name_the_id_of_each_message() {
         let topic = TopicName::new("p", "t");
         let mut messages = [outgoing("b", 0), outgoing("a", 1)];
-        messages[1].attributes.insert(attribute::INGEST_ID.into(), "i-1".into());
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        for (name, value) in [
+            (attribute::INGEST_ID, "i-1"),
+            (attribute::MQTT_TOPIC, "devices/d1/up"),
+            (attribute::TRACEPARENT, trace),
+        ] {
+            messages[1].attributes.insert(name.into(), value.into());
+        }
         let logged = |level| {
             let events = Events(level, Arc::default());
             let ids = vec![vec!["10".to_owned()], vec!["11".to_owned()]];
             tracing::subscriber::with_default(events.clone(), || {
                 Published::new(&messages, ids).log(&topic);
             });
-            let text = events.1.lock().unwrap().clone();
-            text
+            std::mem::take(&mut *events.1.lock().unwrap())
         };
 
         assert_eq!(
             logged(Level::DEBUG),
-            "message=published topic=projects/p/topics/t message_id=\"10\" \n\
-             message=published topic=projects/p/topics/t message_id=\"11\" ingest_id=\"i-1\" \n"
+            "message=published message_id=\"10\" to=projects/p/topics/t \n\
+             message=published topic=\"devices/d1/up\" message_id=\"11\" ingest_id=\"i-1\" \
+             trace=\"4bf92f3577b34da6a3ce929d0e0e4736\" span_id=\"00f067aa0ba902b7\" trace_sampled=true \
+             to=projects/p/topics/t \n"
         );
         assert_eq!(logged(Level::INFO), "");
     }

@@ -26,6 +26,8 @@ use crate::publishers::Publishers;
 const PUBLISH: &str = "publish";
 /// Memory that a waiting message takes besides its content.
 const OVERHEAD: usize = 256;
+/// Number of attempts that share [`PublisherLimits::timeout`], if each of them hangs.
+const ATTEMPTS: u32 = 4;
 
 /// A message to publish.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,7 +67,11 @@ pub struct PublisherLimits {
     /// Maximum memory of messages that are not confirmed yet; at most 4 GiB. A new message waits for
     /// room. A message that is larger takes all of it.
     pub max_waiting_bytes: u32,
-    /// Longest time in which a message is sent again after failures.
+    /// Longest time from the sending of a message to its result, over all attempts. The wait for
+    /// earlier messages comes before it.
+    ///
+    /// An attempt gets a quarter of it, so that a request that hangs is sent again. Everything that
+    /// waits together must be uploaded in that quarter; `max_waiting_bytes` bounds it.
     pub timeout: Duration,
     /// Waits between attempts.
     pub retry: Backoff,
@@ -94,8 +100,23 @@ pub struct Publisher {
     max_bytes: u32,
     /// The task that sends.
     sender: JoinSet<()>,
-    /// Messages that failed after their callers had gone.
-    unheard: Arc<AtomicUsize>,
+    unheard: Arc<Unheard>,
+}
+
+/// Failed messages whose errors nobody has read.
+#[derive(Debug)]
+struct Unheard {
+    topic: TopicName,
+    count: AtomicUsize,
+}
+
+impl Unheard {
+    /// Counts and logs a failed message.
+    fn note(&self, error: &Error) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let topic = &self.topic;
+        error!(%topic, error = format!("{error:#}"), "a message was not published");
+    }
 }
 
 /// A message that waits for its confirmation.
@@ -111,16 +132,31 @@ struct Caller {
 }
 
 /// Id of a message that is on its way. Dropping it does not take the message back.
+///
+/// [`Publisher::stop`] fails if a message failed and its confirmation was dropped unread.
 #[derive(Debug)]
 #[must_use = "the message may fail"]
-pub struct Confirmation(oneshot::Receiver<Result<String, Error>>);
+pub struct Confirmation {
+    answer: oneshot::Receiver<Result<String, Error>>,
+    unheard: Arc<Unheard>,
+}
 
 impl Future for Confirmation {
     type Output = Result<String, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let given_up = |_| Err(Recovery::Retry.because(PUBLISH, "the publisher was dropped"));
-        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or_else(given_up))
+        Pin::new(&mut self.answer).poll(context).map(|answer| answer.unwrap_or_else(given_up))
+    }
+}
+
+impl Drop for Confirmation {
+    fn drop(&mut self) {
+        // The sender itself counts failures that come after this.
+        self.answer.close();
+        if let Ok(Err(error)) = self.answer.try_recv() {
+            self.unheard.note(&error);
+        }
     }
 }
 
@@ -139,7 +175,7 @@ impl Publisher {
         Admin::new(connection).await?.require_audience(&topic).await?;
         let publishers = Publishers::new(connection).await?;
         let (waiting, messages) = mpsc::unbounded_channel();
-        let unheard = Arc::<AtomicUsize>::default();
+        let unheard = Arc::new(Unheard { topic: topic.clone(), count: AtomicUsize::new(0) });
         let sending =
             SendTask { publishers, topic: topic.clone(), limits, unheard: Arc::clone(&unheard) };
         let mut sender = JoinSet::new();
@@ -162,7 +198,7 @@ impl Publisher {
     ///
     /// # Errors
     /// Same as [`Publisher::publish`], for the first message that failed. All messages before the
-    /// first that is refused here are sent.
+    /// first that is refused here are sent. Errors of further messages count as unread.
     pub async fn publish_batch(
         &self,
         messages: impl IntoIterator<Item = NewMessage>,
@@ -194,14 +230,14 @@ impl Publisher {
         let (answer, confirmed) = oneshot::channel();
         let caller = Caller { answer, _room: room.map_err(|_| ended())? };
         self.waiting.send(Waiting { message, caller }).map_err(|_| ended())?;
-        Ok(Confirmation(confirmed))
+        Ok(Confirmation { answer: confirmed, unheard: Arc::clone(&self.unheard) })
     }
 
     /// Sends everything that waits, and returns once it is confirmed.
     ///
     /// # Errors
-    /// `Retry` if a message failed and nobody waited for its confirmation, or if not all messages are
-    /// confirmed within `grace`.
+    /// `Retry` if a message failed and its confirmation was dropped unread, or if not all messages
+    /// are confirmed within `grace`. Confirmations that still exist can be read afterwards.
     pub async fn stop(self, grace: Duration) -> Result<(), Error> {
         let Self { waiting, mut sender, unheard, .. } = self;
         drop(waiting);
@@ -210,7 +246,7 @@ impl Publisher {
         if let Some(Err(panic)) = ended {
             return Err(Recovery::Stop.because("flush", panic));
         }
-        match unheard.load(Ordering::Relaxed) {
+        match unheard.count.load(Ordering::Relaxed) {
             0 => Ok(()),
             failed => {
                 let why = format!("{failed} messages failed, and nobody waited for them");
@@ -225,7 +261,7 @@ struct SendTask {
     publishers: Publishers,
     topic: TopicName,
     limits: PublisherLimits,
-    unheard: Arc<AtomicUsize>,
+    unheard: Arc<Unheard>,
 }
 
 impl SendTask {
@@ -241,9 +277,10 @@ impl SendTask {
     }
 
     /// Sends a batch, and tells each caller the result. If Pub/Sub calls the batch invalid, each
-    /// message is sent alone, so only the wrong ones fail.
+    /// message is sent alone, so only the wrong ones fail. All of this shares one time limit.
     async fn send(&self, messages: &[Outgoing], callers: Vec<Caller>) {
-        match self.attempts(messages).await {
+        let deadline = Instant::now() + self.limits.timeout;
+        match self.attempts(messages, deadline).await {
             Ok(ids) => {
                 for (caller, id) in callers.into_iter().zip(ids) {
                     self.tell(caller, Ok(id));
@@ -251,7 +288,7 @@ impl SendTask {
             }
             Err(error) if messages.len() > 1 && matches!(error.recovery(), Recovery::Reject(_)) => {
                 for (message, caller) in messages.iter().zip(callers) {
-                    let sent = self.attempts(std::slice::from_ref(message)).await;
+                    let sent = self.attempts(std::slice::from_ref(message), deadline).await;
                     self.tell(caller, sent.map(|mut ids| ids.pop().unwrap_or_default()));
                 }
             }
@@ -264,15 +301,22 @@ impl SendTask {
     }
 
     /// Sends messages until they are confirmed or refused, or until their time is over.
-    async fn attempts(&self, messages: &[Outgoing]) -> Result<Vec<String>, Error> {
-        let deadline = Instant::now() + self.limits.timeout;
+    async fn attempts(
+        &self,
+        messages: &[Outgoing],
+        deadline: Instant,
+    ) -> Result<Vec<String>, Error> {
+        if Instant::now() >= deadline {
+            return Err(Recovery::Retry.because(PUBLISH, "no time was left to send it"));
+        }
         let mut waits = self.limits.retry.waits();
         loop {
-            let sent = timeout_at(deadline, self.publishers.publish(&self.topic, messages)).await;
+            let limit = deadline.min(Instant::now() + self.limits.timeout / ATTEMPTS);
+            let sent = timeout_at(limit, self.publishers.publish(&self.topic, messages)).await;
             let error = match sent {
                 Ok(Ok(published)) => return Ok(published.into_ids()),
                 Ok(Err(error)) => error,
-                Err(late) => return Err(Recovery::Retry.because(PUBLISH, late)),
+                Err(late) => Recovery::Retry.because(PUBLISH, late),
             };
             let wait = waits.next_wait();
             if error.recovery() != Recovery::Retry || Instant::now() + wait >= deadline {
@@ -284,9 +328,7 @@ impl SendTask {
 
     fn tell(&self, caller: Caller, result: Result<String, Error>) {
         if let Err(Err(error)) = caller.answer.send(result) {
-            self.unheard.fetch_add(1, Ordering::Relaxed);
-            let topic = &self.topic;
-            error!(%topic, error = format!("{error:#}"), "a message was not published");
+            self.unheard.note(&error);
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::Error as ApiError;
-use google_cloud_pubsub::model::{ExpirationPolicy, RetryPolicy};
+use google_cloud_pubsub::model::{self, ExpirationPolicy, RetryPolicy};
 use google_cloud_wkt::Duration;
 use service::create::{Created, NotCreated};
 use service::credentials;
 use tokio::time::timeout;
+use tracing::warn;
 
-use super::{Admin, AdminClients, TIMEOUT, code, no_answer};
+use super::{Admin, AdminClients, LookupError, TIMEOUT, code, is_left_behind, no_answer};
 use crate::names::TopicName;
 
 /// Role with the permissions to create topics and subscriptions.
@@ -42,6 +43,28 @@ impl Admin {
             clients.done();
         }
         created.unwrap_or_else(|late| Err(NotCreated::Yet(no_answer(&late))))
+    }
+
+    /// Creates a subscription of a topic of dead letters, unless the topic has one of any name.
+    ///
+    /// If its subscriptions may not be listed, `topic_was` decides: only a topic that was created now
+    /// has none for certain.
+    pub(crate) async fn ensure_reader(
+        &self,
+        name: &str,
+        topic: &TopicName,
+        topic_was: Created,
+    ) -> Result<Created, NotCreated> {
+        let clients = self.0.lease().await.map_err(|error| NotCreated::Yet(no_answer(&error)))?;
+        let listed = timeout(TIMEOUT, clients.has_subscription(topic)).await;
+        if listed.is_ok() {
+            clients.done();
+        }
+        let has_one = listed.unwrap_or_else(|late| Err(NotCreated::Yet(no_answer(&late))))?;
+        if has_one.unwrap_or(topic_was == Created::Before) {
+            return Ok(Created::Before);
+        }
+        self.ensure_subscription(name, topic, TopicContent::DeadLetters).await
     }
 
     /// Creates a subscription of a topic unless it exists.
@@ -90,9 +113,7 @@ impl AdminClients {
     ) -> Result<Created, NotCreated> {
         let found = self.subscriptions.get_subscription().set_subscription(name).send().await;
         if let Some(found) = seen(found)? {
-            let is_right = found.topic == topic.as_str();
-            let wrong = format!("it exists, and reads {} instead of {topic}", found.topic);
-            return if is_right { Ok(Created::Before) } else { Err(NotCreated::Ever(wrong)) };
+            return reads(&found, topic);
         }
         let delays = RetryPolicy::new()
             .set_minimum_backoff(Duration::clamp(DELAYS.0, 0))
@@ -110,8 +131,55 @@ impl AdminClients {
             .send();
         let permissions =
             "pubsub.subscriptions.create, or pubsub.topics.attachSubscription on its topic";
-        outcome(created.await, permissions)
+        match outcome(created.await, permissions)? {
+            Created::Now => Ok(Created::Now),
+            Created::Before => self.look_again(name, topic).await,
+        }
     }
+
+    /// Checks a subscription that exists although it was not seen before.
+    async fn look_again(&self, name: &str, topic: &TopicName) -> Result<Created, NotCreated> {
+        let found = self.subscriptions.get_subscription().set_subscription(name).send().await;
+        match found {
+            Ok(found) => reads(&found, topic),
+            Err(error) => match code(&error) {
+                Some(Code::PermissionDenied) => {
+                    warn!(
+                        subscription = name,
+                        %topic,
+                        "it exists and may not be seen, so its topic is unchecked (roles/pubsub.viewer)"
+                    );
+                    Ok(Created::Before)
+                }
+                _ => Err(NotCreated::Yet(LookupError::of(name, &error).to_string())),
+            },
+        }
+    }
+
+    /// Returns true if a topic has a subscription. Returns `None` if the topic is missing, or if its
+    /// subscriptions may not be listed.
+    async fn has_subscription(&self, topic: &TopicName) -> Result<Option<bool>, NotCreated> {
+        let mut listed = self.topics.list_topic_subscriptions().set_topic(topic.as_str());
+        loop {
+            let Some(page) = seen(listed.clone().send().await)? else { return Ok(None) };
+            if page.subscriptions.iter().any(|name| !is_left_behind(name)) {
+                return Ok(Some(true));
+            }
+            if page.next_page_token.is_empty() {
+                return Ok(Some(false));
+            }
+            listed = listed.set_page_token(page.next_page_token);
+        }
+    }
+}
+
+/// Checks that an existing subscription reads from this topic.
+fn reads(found: &model::Subscription, topic: &TopicName) -> Result<Created, NotCreated> {
+    if found.topic == topic.as_str() {
+        return Ok(Created::Before);
+    }
+    let wrong = format!("it exists, and reads {} instead of {topic}", found.topic);
+    Err(NotCreated::Ever(wrong))
 }
 
 /// Returns a resource that exists, or `None` if it is missing or may not be seen.

@@ -69,7 +69,7 @@ async fn messages_go_over_the_connections_that_are_handed_in() {
     let mut source = Source::open(&connection, "p", &subscription, metrics).await.unwrap();
     let delivery = next(&mut source).await;
 
-    assert_eq!(ids, [delivery.message.id.clone()]);
+    assert_eq!(ids, std::slice::from_ref(&delivery.message.id));
     delivery.ack();
     source.close().await.unwrap();
     // Two for publishing, one for acknowledgements, and one for each stream that was open before the

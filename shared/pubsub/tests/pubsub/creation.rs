@@ -87,9 +87,6 @@ async fn a_missing_right_ends_the_start_with_what_it_is_about() {
             Some(path) => env.delete(path).await,
             None => env.delete_bucket(path).await,
         }
-        if path.ends_with("subscriptions/letters") {
-            env.delete("topics/letters").await;
-        }
         deny(&env, &[permission]);
 
         let created = timeout(PATIENCE, create(&env, "topic")).await.unwrap().unwrap_err();
@@ -100,6 +97,37 @@ async fn a_missing_right_ends_the_start_with_what_it_is_about() {
         assert!(text.starts_with(&expected), "{text}");
         assert!(text.contains("grant roles/") && text.contains("create: false"), "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_of_dead_letters_without_a_subscription_gets_one() {
+    let env = TestEnv::new(json!({})).await;
+    // An earlier start ended after it had created the topic.
+    env.put("topics/letters", json!({})).await;
+
+    create(&env, "topic").await.unwrap();
+    let with_none = env.exists("subscriptions/letters").await;
+    env.delete("subscriptions/letters").await;
+    env.put("subscriptions/other", json!({ "topic": "projects/p/topics/letters" })).await;
+    create(&env, "topic").await.unwrap();
+    let with_another = env.exists("subscriptions/letters").await;
+
+    assert!(with_none && !with_another, "{with_none} {with_another}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_whose_subscriptions_may_not_be_listed_gets_one_only_if_it_is_new() {
+    let env = TestEnv::new(json!({})).await;
+    env.put("topics/letters", json!({})).await;
+    deny(&env, &["ListTopicSubscriptions"]);
+
+    create(&env, "topic").await.unwrap();
+    let of_old = env.exists("subscriptions/letters").await;
+    env.delete("topics/letters").await;
+    create(&env, "topic").await.unwrap();
+    let of_new = env.exists("subscriptions/letters").await;
+
+    assert!(!of_old && of_new, "{of_old} {of_new}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +142,7 @@ async fn what_may_not_be_seen_is_created_and_may_exist() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_waited_for() {
     let env = TestEnv::new(json!({})).await;
-    for method in ["GetTopic", "CreateTopic", "CreateSubscription"] {
+    for method in ["GetTopic", "CreateTopic", "ListTopicSubscriptions", "CreateSubscription"] {
         env.emulator.faults().refuse(method, 2, Code::Unavailable);
     }
 
@@ -132,6 +160,24 @@ async fn a_subscription_of_another_topic_is_refused() {
         text.contains("reads projects/p/topics/topic instead of projects/p/topics/out"),
         "{text}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_was_not_seen_at_first_is_compared_too() {
+    let env = TestEnv::new(json!({})).await;
+    create(&env, "topic").await.unwrap();
+
+    // Another replica creates it after this look.
+    env.emulator.faults().refuse("GetSubscription", 1, Code::NotFound);
+    let text = create(&env, "out").await.unwrap_err().to_string();
+    deny(&env, &["GetSubscription"]);
+    let unseen = create(&env, "out").await;
+
+    assert!(
+        text.contains("reads projects/p/topics/topic instead of projects/p/topics/out"),
+        "{text}"
+    );
+    assert!(unseen.is_ok(), "it may read the right topic: {unseen:?}");
 }
 
 #[test]

@@ -50,6 +50,11 @@ impl TestEnv {
         Client::new().put(url).json(&body).send().await.unwrap().error_for_status().unwrap();
     }
 
+    pub(crate) async fn exists(&self, resource: &str) -> bool {
+        let url = format!("{}/v1/projects/p/{resource}", self.emulator.url());
+        Client::new().get(url).send().await.unwrap().status().is_success()
+    }
+
     pub(crate) async fn delete(&self, resource: &str) {
         let url = format!("{}/v1/projects/p/{resource}", self.emulator.url());
         Client::new().delete(url).send().await.unwrap().error_for_status().unwrap();

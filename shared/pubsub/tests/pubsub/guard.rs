@@ -1,9 +1,13 @@
 //! Tests of the guard over topics.
 
 use pipeline::Sink as _;
-use pubsub::{Admin, Audience, Outgoing, Publishers, SharedAudience, Sink, TopicGuard, TopicName};
+use pubsub::{
+    Admin, Audience, FindAudience, Outgoing, Publishers, SharedAudience, Sink, TopicGuard,
+    TopicName,
+};
 use serde_json::json;
 use service::Health;
+use tokio::time::timeout;
 use tonic::Code;
 
 use crate::env::{PATIENCE, TestEnv};
@@ -80,8 +84,7 @@ async fn a_topic_that_loses_its_audience_is_closed_and_opened_when_it_has_one() 
     let waiting = env.guard.wait(&admin, &condition);
     let listening = env.put("subscriptions/new", json!({ "topic": env.topic.as_str() }));
 
-    let ((), ()) =
-        tokio::time::timeout(PATIENCE, async { tokio::join!(waiting, listening) }).await.unwrap();
+    let ((), ()) = timeout(PATIENCE, async { tokio::join!(waiting, listening) }).await.unwrap();
     assert!(health.conditions()["topics"].ready);
     admin.require_audience(&env.topic).await.unwrap();
     let missing = admin.require_audience(&TopicName::new("p", "missing")).await.unwrap_err();
@@ -107,7 +110,7 @@ async fn whoever_watches_opens_the_guard_once_somebody_listens() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, written).await.unwrap();
+    timeout(PATIENCE, written).await.unwrap();
     watching.abort();
 }
 
@@ -126,4 +129,33 @@ async fn the_readers_of_topics_can_be_found_by_a_function() {
     assert_eq!(open.unchecked(), [topic("doubtful")]);
     let wrong = "projects/p/topics/other is not in the list".to_owned();
     assert_eq!(closed.look(&SharedAudience::new(rule)).await, Err(wrong));
+}
+
+/// Rule that never answers.
+struct Silent;
+
+impl FindAudience for Silent {
+    async fn audience(&self, _: &TopicName) -> Audience {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_panics_or_hangs_leaves_the_audience_unknown() {
+    let topic = TopicName::new("p", "topic");
+    let (fresh, known) = (TopicGuard::new([topic.clone()]), TopicGuard::new([topic]));
+    let broken = |_: &TopicName| -> Audience { panic!("no list") };
+    let answer = async |guard: &TopicGuard, rule: SharedAudience| {
+        timeout(PATIENCE, guard.look(&rule)).await.expect("an answer in time")
+    };
+    known.look(&|_: &TopicName| Audience::Someone).await.unwrap();
+
+    let panicked = answer(&fresh, SharedAudience::new(broken)).await.unwrap_err();
+    let hung = answer(&fresh, SharedAudience::new(Silent)).await.unwrap_err();
+
+    let rule = "the rule for the audience of projects/p/topics/topic";
+    assert_eq!(panicked, format!("{rule} panicked: no list"));
+    assert_eq!(hung, format!("{rule} gave no answer within 10 s"));
+    assert_eq!(answer(&known, SharedAudience::new(broken)).await, Ok(()));
+    assert_eq!(answer(&known, SharedAudience::new(Silent)).await, Ok(()));
 }

@@ -146,20 +146,29 @@ async fn a_right_is_told_unless_nobody_may_say() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_of_the_service_is_asked_instead_of_pubsub() {
     let env = TestEnv::new(json!({})).await;
-    let rule = |topic: &TopicName| Audience::Nobody(format!("{topic} is closed"));
-    let preflight = Preflight {
-        project: "p",
-        pubsub: &env.endpoint(),
-        storage: &storage::Endpoint::default(),
-        topics: vec![env.topic.clone()],
-        subscription: None,
-        dead_letters: None,
-        create: false,
-        audience: Some(SharedAudience::new(rule)),
+    let state = async |rule: SharedAudience| {
+        let preflight = Preflight {
+            project: "p",
+            pubsub: &env.endpoint(),
+            storage: &storage::Endpoint::default(),
+            topics: vec![env.topic.clone()],
+            subscription: None,
+            dead_letters: None,
+            create: false,
+            audience: Some(rule),
+            clients: &Clients::default(),
+        };
+        preflight.check().await.unwrap().remove(0).state
     };
+    let closed = |topic: &TopicName| Audience::Nobody(format!("{topic} is closed"));
+    let broken = |_: &TopicName| -> Audience { panic!("no list") };
 
-    let dependencies = preflight.check().await.unwrap();
+    let (closed, broken) =
+        (state(SharedAudience::new(closed)).await, state(SharedAudience::new(broken)).await);
 
-    let closed = State::Missing(format!("{} is closed", env.topic));
-    assert_eq!(dependencies[0].state, closed);
+    assert_eq!(closed, State::Missing(format!("{} is closed", env.topic)));
+    assert!(
+        matches!(&broken, State::Unreachable(why) if why.ends_with("panicked: no list")),
+        "{broken:?}"
+    );
 }

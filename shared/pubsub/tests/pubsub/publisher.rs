@@ -13,7 +13,10 @@ use tonic::Code;
 use crate::env::{PATIENCE, TestEnv, next};
 
 async fn open(env: &TestEnv) -> Publisher {
-    let limits = PublisherLimits::default();
+    open_with(env, PublisherLimits::default()).await
+}
+
+async fn open_with(env: &TestEnv, limits: PublisherLimits) -> Publisher {
     Publisher::open(&env.connection, env.topic.clone(), limits).await.unwrap()
 }
 
@@ -104,6 +107,63 @@ async fn a_stop_tells_of_messages_that_failed_unseen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_tells_of_failures_that_nobody_read() {
+    let env = TestEnv::new(json!({})).await;
+    // Each message waits until the one before has its answer.
+    let limits = PublisherLimits { max_waiting_bytes: 1, ..PublisherLimits::default() };
+    let publisher = open_with(&env, limits).await;
+    env.emulator.faults().refuse("Publish", 2, Code::InvalidArgument);
+
+    let read = publisher.publish(NewMessage::new("read")).await;
+    let unread = publisher.enqueue(NewMessage::new("unread")).await.unwrap();
+    publisher.publish(NewMessage::new("next")).await.unwrap();
+    drop(unread);
+    let error = publisher.stop(PATIENCE).await.unwrap_err();
+
+    assert!(read.is_err(), "{read:?}");
+    let told = "flush: 1 messages failed, and nobody waited for them";
+    assert_eq!((error.recovery(), format!("{error:#}").as_str()), (Recovery::Retry, told));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_hangs_is_sent_again() {
+    let env = TestEnv::new(json!({})).await;
+    let limits = PublisherLimits { timeout: Duration::from_secs(8), ..PublisherLimits::default() };
+    let publisher = open_with(&env, limits).await;
+    env.emulator.faults().delay("Publish", 1, PATIENCE * 2);
+
+    let sent = publisher.publish(NewMessage::new("data")).await;
+
+    assert!(sent.is_ok(), "{sent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_a_refused_batch_share_its_time() {
+    let env = TestEnv::new(json!({})).await;
+    let limits = PublisherLimits { timeout: Duration::from_secs(4), ..PublisherLimits::default() };
+    let publisher = open_with(&env, limits).await;
+    let faults = env.emulator.faults();
+    // The first request holds up the others, so they wait together.
+    faults.delay("Publish", 1, Duration::from_millis(500));
+    let first = publisher.enqueue(NewMessage::new("first")).await.unwrap();
+    while !faults.planned().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    faults.refuse("Publish", 1, Code::InvalidArgument);
+    faults.delay("Publish", 1_000, PATIENCE * 2);
+
+    let sent = (0..10).map(|number: usize| publisher.publish(NewMessage::new(number.to_string())));
+    let sent = timeout(limits.timeout * 3, futures::future::join_all(sent)).await;
+
+    let sent = sent.expect("one limit for all of them, not one for each");
+    first.await.unwrap();
+    let failed = |sent: &Result<String, pipeline::Error>| {
+        sent.as_ref().is_err_and(|error| error.recovery() == Recovery::Retry)
+    };
+    assert!(sent.iter().all(failed), "{sent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_batch_is_sent_message_by_message() {
     let env = TestEnv::new(json!({})).await;
     let publisher = open(&env).await;
@@ -140,7 +200,7 @@ async fn what_pubsub_would_refuse_is_refused_at_once() {
 async fn a_message_waits_for_room() {
     let env = TestEnv::new(json!({})).await;
     let limits = PublisherLimits { max_waiting_bytes: 1, ..PublisherLimits::default() };
-    let publisher = Publisher::open(&env.connection, env.topic.clone(), limits).await.unwrap();
+    let publisher = open_with(&env, limits).await;
     env.emulator.faults().delay("Publish", 1, PATIENCE * 2);
     let first = publisher.enqueue(NewMessage::new("first")).await.unwrap();
 
