@@ -10,7 +10,7 @@ use pipeline::{Error, Recovery, Step, Transform};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::key::BatchKey;
+use crate::key::{self, BatchKey};
 use crate::reasons;
 
 /// Line with the key of its object.
@@ -40,12 +40,18 @@ impl<K: BatchKey> Archive<K> {
     fn line(&self, message: &Message) -> Result<Line, Error> {
         let envelope = Envelope::of(message, self.input)?;
         let key = self.key.key(message, &envelope);
+        let refused = Recovery::Reject(reasons::NOT_ARCHIVABLE);
+        if !key::is_folder(&key) {
+            // The key can have data in it, so it is not shown.
+            let why = "its batch key must be levels between `/`, none of them empty, `.` or `..`, \
+                       without control characters";
+            return Err(refused.because("name object", why));
+        }
         let time = envelope.publish_time.unwrap_or(message.publish_time);
         let archived = rfc3339(millis(OffsetDateTime::now_utc()))?;
         let event = rfc3339(micros(time))?;
-        let unwritable =
-            |error| Recovery::Reject(reasons::NOT_ARCHIVABLE).because("write line", error);
-        let line = write(message, &key, &archived, &event).map_err(unwritable)?;
+        let line = write(message, &key, &archived, &event)
+            .map_err(|error| refused.because("write line", error))?;
         Ok(Line { key, bytes: line.into(), time })
     }
 }
@@ -138,5 +144,19 @@ mod tests {
         let line = Archive::new(key, Input::Raw).line(&message).unwrap();
 
         assert_eq!(line.key, "7/4");
+    }
+
+    #[test]
+    fn a_key_that_no_store_can_take_is_refused() {
+        let archived = |key: &'static str| {
+            let key = move |_: &Message, _: &Envelope| key.to_owned();
+            Archive::new(key, Input::Raw).line(&Message::new("data"))
+        };
+
+        for wrong in ["a//b", "..", "a/../b", "."] {
+            let refused = archived(wrong).unwrap_err();
+            assert_eq!(refused.recovery(), Recovery::Reject(reasons::NOT_ARCHIVABLE), "{wrong}");
+        }
+        assert_eq!(archived("a/b").unwrap().key, "a/b");
     }
 }

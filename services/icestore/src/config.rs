@@ -7,7 +7,7 @@ mod store;
 use std::time::Duration;
 
 use pipeline::{Limits, Reasons, batch};
-use pubsub::{Clients, DeadLetterConfig, Intake, IntakeSettings, Reads, Subscription};
+use pubsub::{DeadLetterConfig, Intake, IntakeSettings, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::cloud::Api;
@@ -15,7 +15,7 @@ use service::cost::{Item, Load, Prices};
 use service::memory::Share;
 use service::settings::{ProcessSettings, Variable};
 use service::{Faults, WrongSettings};
-use storage::Endpoint;
+use storage::{Endpoint, Folder};
 
 use crate::format::Format;
 use crate::{objects, sink};
@@ -117,6 +117,10 @@ impl service::Settings for Settings {
         let is_safe = prefix.is_empty() || crate::key::is_safe_path(prefix);
         let right = "must be levels between `/`, none of them empty, `.` or `..`";
         faults.require(is_safe, "archive.prefix", right);
+        let is_taken = prefix.split('/').next() == Some(Folder::DRAFTS);
+        let right = format!("must not begin with {}, which storage.folder uses", Folder::DRAFTS);
+        let is_free = self.storage.folder.is_none() || !is_taken;
+        faults.require(is_free, "archive.prefix", right);
         let attribute = self.archive.time_attribute.as_deref();
         let is_name = attribute.is_none_or(|name| !name.is_empty());
         faults.require(is_name, "archive.time_attribute", "must be the name of an attribute");

@@ -14,7 +14,8 @@ const MISSING: &str = "unknown";
 /// Finds the batch key of a message: the folder of its object, which consists of safe levels.
 ///
 /// Must give the same key for the same message. Values that come from data must go through
-/// [`safe`].
+/// [`safe`]. A message whose key has other levels becomes a dead letter, because no store can take
+/// its object.
 ///
 /// A function of a message and its envelope is a batch key, too.
 pub trait BatchKey: Send + Sync + 'static {
@@ -234,15 +235,18 @@ pub fn safe(value: &str) -> Option<String> {
     }
 }
 
-/// Returns true if a text consists of safe levels between `/`. A safe level is not empty and not
-/// `.`, and it has no `..` and no control characters.
+/// Returns true if a text consists of safe levels between `/`. A safe level is not empty, `.` or
+/// `..`, and it has no control characters.
 pub(crate) fn is_safe_path(text: &str) -> bool {
-    text.split('/').all(|level| {
-        !level.is_empty()
-            && level != "."
-            && !level.contains("..")
-            && !level.contains(char::is_control)
-    })
+    text.split('/')
+        .all(|level| !matches!(level, "" | "." | "..") && !level.contains(char::is_control))
+}
+
+/// Returns true if a batch key can be the folder of an object. Slashes around it do not count. The
+/// objects of an empty key are directly in the folder of the prefix.
+pub(crate) fn is_folder(key: &str) -> bool {
+    let key = key.trim_matches('/');
+    key.is_empty() || is_safe_path(key)
 }
 
 #[cfg(test)]
@@ -326,6 +330,16 @@ mod tests {
         let hostile = enveloped(r#"{"location":"../../x"}"#);
 
         assert_eq!(key(Template::DEFAULT, &hostile), "2025/06/15/______x");
+    }
+
+    #[test]
+    fn every_store_can_take_a_folder_of_safe_levels() {
+        for right in ["a", "a/b=1", "/a/", "", ".a", "v1..v2", "...", "ä b"] {
+            assert!(is_folder(right), "{right:?}");
+        }
+        for wrong in ["a//b", "..", ".", "a/..", "../a", "a/./b", "a\n", "a/\0"] {
+            assert!(!is_folder(wrong), "{wrong:?}");
+        }
     }
 
     proptest! {

@@ -69,8 +69,10 @@ impl<K: BatchKey, O: OpenStore> Icestore<K, O> {
         Self { clients, ..self }
     }
 
-    /// Returns the same service, which writes to this store. The bucket, the folder and the `s3` of
-    /// the settings have no effect then.
+    /// Returns the same service, which writes to this store.
+    ///
+    /// Settings without a bucket, a folder or an `s3` are still refused. The service does not write
+    /// to the place that they name, but `replay` and `explain` use it, and so do estimates of the cost.
     #[must_use]
     pub fn with_store<S: ObjectStore>(self, store: S) -> Icestore<K, Given<S>> {
         let Self { settings, key, clients, store: _ } = self;

@@ -65,11 +65,17 @@ struct Granted {
 }
 
 /// Returns the client that was handed in, or builds one that does not retry, because the pipeline
-/// does.
-async fn build(access: Access, given: Option<Storage>) -> Result<Storage, Error> {
+/// does. Reads a credentials file again, because it may have been replaced.
+async fn build(
+    settings: Endpoint,
+    identity: Identity,
+    given: Option<Storage>,
+) -> Result<Storage, Error> {
     if let Some(given) = given {
         return Ok(given);
     }
+    let Endpoint { endpoint, credentials } = settings;
+    let access = Access::find(endpoint.as_ref(), credentials, &identity).await?;
     let builder = Storage::builder()
         .with_retry_policy(NeverRetry)
         .with_credentials(access.credentials())
@@ -137,8 +143,9 @@ impl Bucket {
         let access = Access::find(endpoint.as_ref(), *credentials, identity).await?;
         let buckets = format!("{}/storage/v1/b", access.url("storage"));
         let storage = Renewable::open({
-            let (access, uploads) = (access.clone(), clients.uploads.clone());
-            move || Box::pin(build(access.clone(), uploads.clone()))
+            let (settings, identity) = (settings.clone(), identity.clone());
+            let uploads = clients.uploads.clone();
+            move || Box::pin(build(settings.clone(), identity.clone(), uploads.clone()))
         });
         Ok(Self {
             storage: storage.await?,

@@ -8,10 +8,11 @@ mod durable;
 mod listing;
 mod names;
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use pipeline::{Error, Recovery};
@@ -39,17 +40,37 @@ pub struct Folder(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
+    /// Identity of the root at the first check that found it right. The root of an unmounted disk is
+    /// another folder.
+    first: OnceLock<FolderId>,
     folders: DurableFolders,
     threads: Arc<Semaphore>,
 }
 
+/// Identity of a folder, whatever its path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FolderId {
+    file_system: u64,
+    inode: u64,
+}
+
+impl FolderId {
+    fn of(folder: &Metadata) -> Self {
+        Self { file_system: folder.dev(), inode: folder.ino() }
+    }
+}
+
 impl Folder {
+    /// Folder in the store for files that are not objects yet. No name of an object leads to it.
+    pub const DRAFTS: &str = names::DRAFTS;
+
     /// Creates a store on this folder. Touches nothing yet.
     #[must_use]
     pub fn new(root: &Path) -> Self {
         let root = root.to_owned();
         let threads = Arc::new(Semaphore::new(MAX_THREADS));
-        Self(Arc::new(Inner { root, folders: DurableFolders::default(), threads }))
+        let (first, folders) = (OnceLock::new(), DurableFolders::default());
+        Self(Arc::new(Inner { root, first, folders, threads }))
     }
 
     /// Runs work that blocks on another thread. It goes on when the caller gives up: a file may then
@@ -147,15 +168,12 @@ impl Inner {
     fn create(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let path = names::path(&self.root, name)?;
         let folder = path.parent().unwrap_or(&self.root);
-        let created = self.link(&path, folder, content);
-        if matches!(&created, Err(error) if error.kind() == ErrorKind::NotFound) {
-            // Somebody has removed a folder. The next attempt makes it again.
-            self.folders.forget();
-        }
-        created
+        self.link(&path, folder, content).inspect_err(|error| self.forget_if_gone(error))
     }
 
     fn link(&self, path: &Path, folder: &Path, content: &[u8]) -> io::Result<()> {
+        // Nothing is made below another root.
+        self.look().map_err(|outage| io::Error::other(outage.to_string()))?;
         let drafts = self.root.join(names::DRAFTS);
         self.folders.ensure(&self.root, &drafts)?;
         self.folders.ensure(&self.root, folder)?;
@@ -174,23 +192,55 @@ impl Inner {
         sync(folder)
     }
 
-    fn look(&self) -> Result<(), Outage> {
-        let folder = self.root.display();
-        match fs::metadata(&self.root) {
-            Ok(found) if found.is_dir() => Ok(()),
-            Ok(_) => Err(Outage::Missing(format!("{folder} is not a folder"))),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                Err(Outage::Missing(format!("folder {folder} does not exist")))
-            }
-            Err(error) => Err(Outage::Unreachable(format!("folder {folder}: {error}"))),
+    /// Forgets all folders if one of them is gone. The next attempt makes it again.
+    fn forget_if_gone(&self, error: &io::Error) {
+        if error.kind() == ErrorKind::NotFound {
+            self.folders.forget();
         }
     }
 
-    /// Tries to create a file twice. The second time must fail.
-    fn find(&self) -> Result<(), Outage> {
-        self.look()?;
+    /// Returns the identity of the root. The root must be a folder, and the one of the first check.
+    fn look(&self) -> Result<FolderId, Outage> {
         let folder = self.root.display();
-        let unreachable = |error| Outage::Unreachable(format!("folder {folder}: {error}"));
+        let found = fs::metadata(&self.root).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Outage::Missing(format!("folder {folder} does not exist")),
+            _ => Outage::Unreachable(format!("folder {folder}: {error}")),
+        })?;
+        if !found.is_dir() {
+            return Err(Outage::Missing(format!("{folder} is not a folder")));
+        }
+        let id = FolderId::of(&found);
+        if self.first.get().is_some_and(|first| *first != id) {
+            return Err(Outage::Missing(format!(
+                "folder {folder} is another one than at the start: mount its disk again, or restart \
+                 the service to use this folder"
+            )));
+        }
+        Ok(id)
+    }
+
+    /// Checks the root. The first success decides which folder it is from then on.
+    fn find(&self) -> Result<(), Outage> {
+        let id = self.look()?;
+        self.probe()?;
+        // A disk that was mounted during the check has another folder. The next check takes that.
+        if self.look()? != id {
+            let folder = self.root.display();
+            return Err(Outage::Unreachable(format!(
+                "folder {folder} was replaced during a check"
+            )));
+        }
+        self.first.get_or_init(|| id);
+        Ok(())
+    }
+
+    /// Tries to create a file twice. The second time must fail.
+    fn probe(&self) -> Result<(), Outage> {
+        let folder = self.root.display();
+        let unreachable = |error: io::Error| {
+            self.forget_if_gone(&error);
+            Outage::Unreachable(format!("folder {folder}: {error}"))
+        };
         let drafts = self.root.join(names::DRAFTS);
         self.folders.ensure(&self.root, &drafts).map_err(unreachable)?;
         draft::sweep(&drafts).map_err(unreachable)?;
@@ -217,7 +267,7 @@ impl Inner {
         match self.look() {
             Err(Outage::Missing(why)) => State::Missing(why),
             Err(Outage::Unreachable(why) | Outage::Unfit(why)) => State::Unreachable(why),
-            Ok(()) => match access(&self.root, Access::WRITE_OK | Access::EXEC_OK) {
+            Ok(_) => match access(&self.root, Access::WRITE_OK | Access::EXEC_OK) {
                 Ok(()) => State::Ready,
                 Err(error) => State::Denied(format!("this user may not write there: {error}")),
             },

@@ -4,7 +4,7 @@ use pubsub::cost;
 use service::cost::{Factor, Item, Load, Per, Prices, Role};
 
 use super::Settings;
-use crate::objects::{Held, mean_messages};
+use crate::objects::{Held, Price, mean_messages};
 
 /// Bytes of a line beside the data of its message: ids, times, key and attributes.
 const LINE_BYTES: f64 = 450.0;
@@ -14,9 +14,18 @@ const COMPRESSION: f64 = 3.5;
 /// Memory that acknowledges a message, beside its line.
 const ACK_BYTES: f64 = 600.0;
 
-/// Returns the cost of a month for these messages.
+/// Returns the cost of a month for these messages. Nobody bills the files of a folder.
 pub(super) fn of(settings: &Settings, load: &Load, prices: &Prices) -> Vec<Item> {
     let input = settings.archive.input;
+    let delivery = cost::delivery(load, input, prices);
+    if settings.storage.price() == Price::Free {
+        return vec![delivery];
+    }
+    let (names, origin) = if settings.storage.is_bucket() {
+        (["Cloud Storage: objects", "Cloud Storage: storage"], "")
+    } else {
+        (["S3: objects", "S3: storage"], "; the price is that of Cloud Storage")
+    };
     // The data is in the line in base64.
     let line = (load.data_bytes(input) / 3.0).ceil() * 4.0 + LINE_BYTES;
     let ratio = load.compression.unwrap_or(COMPRESSION);
@@ -25,31 +34,31 @@ pub(super) fn of(settings: &Settings, load: &Load, prices: &Prices) -> Vec<Item>
     let messages = mean_messages(&settings.pipeline, load.keys, load.rate, held);
     let keys = load.keys;
     let objects = Item {
-        name: "Cloud Storage: objects",
+        name: names[0],
         factors: vec![Factor::new(load.rate / messages, "objects/s"), Factor::MONTH],
         price: prices.cloud_storage.class_a_per_1000,
         per: Per::ThousandOperations,
         role: Role::Cost,
         note: format!(
             "{messages:.0} messages an object, with {keys} open keys and the limits of pipeline.batch; \
-             each object is an operation of class A"
+             each object is an operation of class A{origin}"
         ),
     };
     let is_assumed = if load.compression.is_none() { "assumed to be " } else { "" };
     let factors =
         vec![Factor::new(load.rate, "messages/s"), Factor::new(stored, "bytes"), Factor::MONTH];
     let storage = Item {
-        name: "Cloud Storage: storage",
+        name: names[1],
         factors,
         price: prices.cloud_storage.storage_per_gib_month,
         per: Per::GibMonth,
         role: Role::Cost,
         note: format!(
             "lines of {line:.0} bytes, {is_assumed}{ratio} times as large as in the object; objects of \
-             one month, and each month adds as much until they are deleted"
+             one month, and each month adds as much until they are deleted{origin}"
         ),
     };
-    vec![cost::delivery(load, input, prices), objects, storage]
+    vec![delivery, objects, storage]
 }
 
 #[cfg(test)]
@@ -133,5 +142,28 @@ mod tests {
         let items = of(&settings(), &Load::new(1.0, 300.0), &Prices::built_in());
 
         assert!(items[2].note.contains("assumed to be 3.5 times"), "{}", items[2].note);
+    }
+
+    #[test]
+    fn each_store_has_the_items_that_it_is_billed_for() {
+        let items = |change: fn(&mut Settings)| {
+            let mut settings = settings();
+            change(&mut settings);
+            of(&settings, &Load::new(1_000.0, 300.0), &Prices::built_in())
+        };
+        let names = |items: &[Item]| items.iter().map(|item| item.name).collect::<Vec<_>>();
+
+        let bucket = items(|s| s.storage.bucket = "b".into());
+        let folder = items(|s| s.storage.folder = Some("/f".into()));
+        let s3 = items(|s| s.storage.s3 = Some(storage::S3Settings::default()));
+
+        assert_eq!(names(&folder), ["Pub/Sub: delivery"]);
+        let of_google = ["Pub/Sub: delivery", "Cloud Storage: objects", "Cloud Storage: storage"];
+        assert_eq!(names(&bucket), of_google);
+        assert_eq!(names(&s3), ["Pub/Sub: delivery", "S3: objects", "S3: storage"]);
+        assert_eq!(sum(&s3), sum(&bucket));
+        let is_told = |item: &Item| item.note.ends_with("; the price is that of Cloud Storage");
+        assert!(s3[1..].iter().all(is_told), "{s3:?}");
+        assert!(!bucket.iter().any(is_told), "{bucket:?}");
     }
 }

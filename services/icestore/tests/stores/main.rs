@@ -93,9 +93,11 @@ fn the_settings_name_one_store() {
     let (bucket, folder) =
         (("DATAFLOW__STORAGE__BUCKET", "b"), ("DATAFLOW__STORAGE__FOLDER", "/f"));
     let s3 = ("DATAFLOW__STORAGE__S3__BUCKET", "b");
+    let drafts = ("DATAFLOW__ARCHIVE__PREFIX", ".drafts/a");
 
     assert_eq!(said(&[bucket]).0, Some(0));
     assert_eq!(said(&[folder]).0, Some(0));
+    assert_eq!(said(&[bucket, drafts]).0, Some(0));
     for (variables, fault) in [
         (&[][..], "storage.bucket: required; or set storage.folder or storage.s3"),
         (
@@ -104,6 +106,10 @@ fn the_settings_name_one_store() {
         ),
         (&[("DATAFLOW__STORAGE__FOLDER", "f")], "storage.folder: must be an absolute path, is `f`"),
         (&[folder, s3], "storage: must have one of bucket, folder and s3, has folder and s3"),
+        (
+            &[folder, drafts],
+            "archive.prefix: must not begin with .drafts, which storage.folder uses",
+        ),
     ] {
         let (code, text) = said(variables);
         assert_eq!(code, Some(2), "{text}");

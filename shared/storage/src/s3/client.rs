@@ -36,6 +36,8 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Object that the checks create. A second attempt must be refused.
 const PROBE: &str = ".dataflow-create-only";
+/// Maximum attempts of one check to create it.
+const PROBES: usize = 5;
 /// Names in one page of a listing.
 const PAGE: usize = 1000;
 
@@ -129,33 +131,64 @@ impl S3 {
         let why = match self.get(name).await {
             Ok(found) if found == object.content => return Ok(()),
             Ok(_) => "an object of this name has another content".to_owned(),
-            Err(StoreError::NotFound { .. }) => "a write of this name is in progress".to_owned(),
+            Err(StoreError::NotFound { .. }) => "an object of this name was removed".to_owned(),
             Err(error) => {
-                format!(
-                    "an object of this name exists, and comparing it takes s3:GetObject: {error}"
-                )
+                let why = explain(error);
+                format!("an object of this name exists, and comparing it takes s3:GetObject: {why}")
             }
         };
         Err(Recovery::Retry.because("upload object", why))
     }
 
     /// Returns why the answer to a request about the probe is an outage.
-    fn outage(&self, error: &StoreError) -> Outage {
-        let (text, bucket) = (error.to_string(), &self.bucket);
-        match error {
-            StoreError::NotFound { .. } => {
-                Outage::Missing(format!("bucket {bucket} does not exist"))
-            }
-            // A header that the store does not know.
-            _ if ["501 Not Implemented", "NotImplemented"]
-                .iter()
-                .any(|code| text.contains(code)) =>
-            {
-                Outage::Unfit(format!("bucket {bucket} does not take If-None-Match: {text}"))
-            }
-            _ => Outage::Unreachable(format!("bucket {bucket} cannot be written to: {text}")),
+    fn outage(&self, error: StoreError) -> Outage {
+        let bucket = &self.bucket;
+        if matches!(error, StoreError::NotFound { .. }) {
+            return Outage::Missing(format!("bucket {bucket} does not exist"));
         }
+        let why = explain(error);
+        // A header that the store does not know.
+        if ["501 Not Implemented", "NotImplemented"].iter().any(|code| why.contains(code)) {
+            return Outage::Unfit(format!("bucket {bucket} does not take If-None-Match: {why}"));
+        }
+        Outage::Unreachable(format!("bucket {bucket} cannot be written to: {why}"))
     }
+}
+
+/// Returns true if the store refused to create an object, because its name exists.
+///
+/// Other attempts that the store refuses prove nothing. For example, it answers 409 while another
+/// write of the name is in progress.
+fn is_refused(error: &StoreError) -> bool {
+    let StoreError::AlreadyExists { source, .. } = error else { return false };
+    // The client wraps the answers 412 and 304, and reports 409 as it came.
+    matches!(
+        source.downcast_ref::<StoreError>(),
+        Some(StoreError::Precondition { .. } | StoreError::NotModified { .. })
+    )
+}
+
+/// Describes an error with its causes. Of an answer it shows the status and the code, such as
+/// `403 Forbidden: AccessDenied`. The rest of an answer can have any content, so it is left out.
+fn explain(error: StoreError) -> String {
+    /// Words of the client before the status and the content of an answer.
+    const ANSWER: &str = "non-2xx status code: ";
+    let text = Recovery::Retry.because("call store", error).detail();
+    let Some((_, answer)) = text.split_once(ANSWER) else { return text };
+    let (status, content) = answer.split_once(": ").unwrap_or((answer, ""));
+    match code(content) {
+        Some(code) => format!("{status}: {code}"),
+        None => status.to_owned(),
+    }
+}
+
+/// Returns the code in the content of an answer.
+fn code(content: &str) -> Option<&str> {
+    const MAX_BYTES: usize = 64;
+    let (_, rest) = content.split_once("<Code>")?;
+    let (code, _) = rest.split_once("</Code>")?;
+    let is_code = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (code.len() <= MAX_BYTES && code.bytes().all(is_code)).then_some(code)
 }
 
 /// Returns the name of an object for the client, unchanged.
@@ -174,8 +207,8 @@ impl ObjectStore for S3 {
         }
         match self.put(&name, object.content.clone(), attributes).await {
             Ok(()) => Ok(()),
-            Err(StoreError::AlreadyExists { .. }) => self.compare(&name, object).await,
-            Err(error) => Err(Recovery::Retry.because("upload object", error)),
+            Err(error) if is_refused(&error) => self.compare(&name, object).await,
+            Err(error) => Err(Recovery::Retry.because("upload object", explain(error))),
         }
     }
 
@@ -193,7 +226,8 @@ impl ObjectStore for S3 {
         let mut names = Vec::new();
         while names.len() < PAGE {
             let next = objects.try_next().await;
-            let next = next.map_err(|error| Recovery::Retry.because("list objects", error))?;
+            let next =
+                next.map_err(|error| Recovery::Retry.because("list objects", explain(error)))?;
             let Some(found) = next else { return Ok((names, None)) };
             let name = found.location.to_string();
             if name.starts_with(prefix) {
@@ -206,7 +240,7 @@ impl ObjectStore for S3 {
 
     async fn read(&self, name: &str) -> Result<Bytes, Error> {
         let content = self.get(&path(name)?).await;
-        content.map_err(|error| Recovery::Retry.because("read object", error))
+        content.map_err(|error| Recovery::Retry.because("read object", explain(error)))
     }
 
     fn address(&self, name: &str) -> String {
@@ -215,33 +249,70 @@ impl ObjectStore for S3 {
 
     /// Creates a small object twice. The second attempt must be refused, even in a later process.
     async fn find(&self) -> Result<(), Outage> {
-        let probe = Path::from(PROBE);
-        for _ in 0..2 {
+        let (probe, bucket) = (Path::from(PROBE), &self.bucket);
+        let mut is_created = false;
+        for _ in 0..PROBES {
             match self.put(&probe, Bytes::new(), Attributes::new()).await {
-                Ok(()) => {}
-                Err(StoreError::AlreadyExists { .. }) => return Ok(()),
-                Err(error) => return Err(self.outage(&error)),
+                Ok(()) if is_created => {
+                    return Err(Outage::Unfit(format!(
+                        "bucket {bucket} replaces objects, because the store ignores If-None-Match: \
+                         use a store that has it"
+                    )));
+                }
+                Ok(()) => is_created = true,
+                Err(error) if is_refused(&error) => return Ok(()),
+                // Another replica creates it at the same time.
+                Err(StoreError::AlreadyExists { .. }) => {}
+                Err(error) => return Err(self.outage(error)),
             }
         }
-        let bucket = &self.bucket;
-        Err(Outage::Unfit(format!(
-            "bucket {bucket} replaces objects, because the store ignores If-None-Match: use a store that has it"
-        )))
+        let why = "409 Conflict, each time that it was checked";
+        Err(Outage::Unreachable(format!("bucket {bucket} cannot be written to: {why}")))
     }
 
     async fn dependency(&self) -> Dependency {
         let state = match self.get(&Path::from(PROBE)).await {
             Ok(_) => State::Ready,
-            Err(error @ StoreError::NotFound { .. })
-                if error.to_string().contains("NoSuchBucket") =>
-            {
-                State::Missing(format!("bucket {} does not exist", self.bucket))
+            Err(error) => {
+                let is_refusal = matches!(
+                    error,
+                    StoreError::NotFound { .. } | StoreError::PermissionDenied { .. }
+                );
+                let why = explain(error);
+                if why.contains("NoSuchBucket") {
+                    State::Missing(format!("bucket {} does not exist", self.bucket))
+                } else if is_refusal {
+                    let when = "the rights to write and read are checked at the start";
+                    State::Unchecked(when.into())
+                } else {
+                    State::Unreachable(why)
+                }
             }
-            Err(StoreError::NotFound { .. } | StoreError::PermissionDenied { .. }) => {
-                State::Unchecked("the rights to write and read are checked at the start".into())
-            }
-            Err(error) => State::Unreachable(error.to_string()),
         };
         Dependency { kind: "bucket", name: self.address(""), roles: &[], state }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_code_of_an_answer_is_shown() {
+        let answered = |content: &str| {
+            let text =
+                format!("Error performing PUT - Server returned non-2xx status code: {content}");
+            explain(StoreError::Generic { store: "S3", source: text.into() })
+        };
+
+        let denied =
+            "403 Forbidden: <Error><Code>AccessDenied</Code><Message>hunter2</Message></Error>";
+        assert_eq!(answered(denied), "403 Forbidden: AccessDenied");
+        assert_eq!(answered("502 Bad Gateway: <html>hunter2: no</html>"), "502 Bad Gateway");
+        assert_eq!(answered("400 Bad Request: <Code>hunter 2</Code>"), "400 Bad Request");
+        assert_eq!(answered("400 Bad Request: <Code>hunter2"), "400 Bad Request");
+        assert_eq!(answered("301 Moved Permanently: "), "301 Moved Permanently");
+        let silent = StoreError::Generic { store: "S3", source: "no connection".into() };
+        assert_eq!(explain(silent), "Generic S3 error: no connection");
     }
 }

@@ -1,6 +1,8 @@
 //! Tests of clients and credentials that are handed in, and of a credentials file.
 
+use std::future::poll_fn;
 use std::path::Path;
+use std::task::Poll;
 
 use emulator::{Emulator, Options};
 use google_cloud_auth::credentials::anonymous;
@@ -8,7 +10,7 @@ use google_cloud_storage::client::Storage;
 use serde_json::json;
 use service::google::{GoogleSettings, Identity, Login};
 use service::tools::preflight::State;
-use storage::{Bucket, Clients, Endpoint};
+use storage::{Bucket, Clients, Endpoint, ObjectStore as _};
 
 use crate::scripted::Scripted;
 use crate::{BUCKET, make_bucket, object};
@@ -22,11 +24,11 @@ fn at(url: &str, credentials: Option<Login>) -> Endpoint {
     Endpoint { endpoint: Some(url.into()), credentials }
 }
 
-/// Writes the key of a service account that nobody knows.
-fn write_key(file: &Path) -> Identity {
+/// Writes a key, with this id, of a service account that nobody knows.
+fn write_key(file: &Path, id: &str) -> Identity {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
     let content = json!({
-        "type": "service_account", "client_email": "robot@p.iam.gserviceaccount.com", "private_key_id": "1",
+        "type": "service_account", "client_email": "robot@p.iam.gserviceaccount.com", "private_key_id": id,
         "private_key": key.serialize_pem(), "project_id": "p",
     });
     std::fs::write(file, content.to_string()).unwrap();
@@ -38,7 +40,7 @@ async fn uploads_and_checks_bear_a_token_of_the_credentials_file() {
     let server = Scripted::start().await;
     server.answers(BUCKET, 200, "{}");
     let folder = tempfile::tempdir().unwrap();
-    let identity = write_key(&folder.path().join("key.json"));
+    let identity = write_key(&folder.path().join("key.json"), "1");
     let endpoint = at(&server.url, Some(Login::ApplicationDefault));
     let bucket = open(&endpoint, &identity, &Clients::default()).await;
 
@@ -51,11 +53,44 @@ async fn uploads_and_checks_bear_a_token_of_the_credentials_file() {
     assert!(tokens.iter().all(|token| token.starts_with("Bearer ey")), "{asked:?}");
 }
 
+/// Starts an upload, and drops it before its answer.
+async fn cancel_upload(bucket: &Bucket) {
+    let object = object("cancelled", "content");
+    let mut upload = Box::pin(bucket.create(&object));
+    let is_waiting = poll_fn(|context| Poll::Ready(upload.as_mut().poll(context).is_pending()));
+    assert!(is_waiting.await);
+}
+
+#[tokio::test]
+async fn a_client_that_is_rebuilt_has_the_credentials_of_a_replaced_file() {
+    let server = Scripted::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key.json");
+    let identity = write_key(&file, "1");
+    let endpoint = at(&server.url, Some(Login::ApplicationDefault));
+    let bucket = open(&endpoint, &identity, &Clients::default()).await;
+    // The first part of a token names its key.
+    let key = async || {
+        bucket.create(&object("a", "content")).await.unwrap_err();
+        let token = server.header("authorization").pop().unwrap();
+        token.split('.').next().unwrap().to_owned()
+    };
+
+    let first = key().await;
+    write_key(&file, "2");
+    let kept = key().await;
+    cancel_upload(&bucket).await;
+    let rebuilt = key().await;
+
+    assert_eq!(kept, first, "a client is not rebuilt without a reason");
+    assert_ne!(rebuilt, first);
+}
+
 #[tokio::test]
 async fn an_emulator_gets_no_token_of_the_credentials_file() {
     let server = Scripted::start().await;
     let folder = tempfile::tempdir().unwrap();
-    let identity = write_key(&folder.path().join("key.json"));
+    let identity = write_key(&folder.path().join("key.json"), "1");
     let bucket = open(&at(&server.url, None), &identity, &Clients::default()).await;
 
     bucket.dependency().await;

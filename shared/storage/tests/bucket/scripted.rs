@@ -51,6 +51,11 @@ impl Scripted {
         named.filter(|(sent, _)| *sent == name).map(|(_, value)| value.to_owned()).collect()
     }
 
+    fn answer_to(&self, path: &str) -> (u16, String) {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.get(path).cloned().unwrap_or((404, String::new()))
+    }
+
     async fn answer(&self, mut stream: TcpStream) {
         let (from, mut to) = stream.split();
         let mut lines = BufReader::new(from).lines();
@@ -61,10 +66,7 @@ impl Scripted {
         let target = first.split(' ').nth(1).unwrap_or_default().to_owned();
         let path = target.split('?').next().unwrap_or_default().to_owned();
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(target);
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = answers.get(&path).cloned();
-        drop(answers);
-        let (status, body) = found.unwrap_or((404, String::new()));
+        let (status, body) = self.answer_to(&path);
         let head =
             format!("HTTP/1.1 {status} x\r\nconnection: close\r\ncontent-length: {}", body.len());
         to.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await.unwrap();

@@ -51,9 +51,10 @@ async fn failures_of_the_store_are_tried_again() {
     ];
     double.fail(refusals.map(|(status, code)| Fault::Refuse(status, code)));
 
-    for (_, code) in refusals {
+    for (status, code) in refusals {
         let refused = store.create(&object).await.unwrap_err();
         assert_eq!(refused.recovery(), Recovery::Retry, "{code}");
+        assert_eq!(refused.detail(), format!("{status}: {code}"), "the rest stays in the store");
         assert!(double.objects().is_empty(), "{code}");
     }
     store.create(&object).await.unwrap();
@@ -92,6 +93,46 @@ async fn a_store_that_replaces_objects_is_refused() {
 
         assert!(matches!(&found, Err(Outage::Unfit(text)) if text.contains(why)), "{found:?}");
     }
+}
+
+#[tokio::test]
+async fn a_conflict_does_not_prove_that_the_store_refuses_names() {
+    let conflict = Fault::Refuse(StatusCode::CONFLICT, "ConditionalRequestConflict");
+    let replacing = S3Double::start(Conditions::Ignored).await;
+    replacing.fail_probe([conflict]);
+    let fit = S3Double::start(Conditions::Kept).await;
+    fit.fail_probe([conflict; 2]);
+    let busy = S3Double::start(Conditions::Kept).await;
+    busy.fail_probe([conflict; 9]);
+
+    let found = open(&replacing, BUCKET).find().await;
+    assert!(matches!(found, Err(Outage::Unfit(_))), "{found:?}");
+    assert_eq!(open(&fit, BUCKET).find().await, Ok(()));
+    let found = open(&busy, BUCKET).find().await;
+    assert!(
+        matches!(&found, Err(Outage::Unreachable(why)) if why.contains("409 Conflict")),
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_outage_shows_the_code_of_an_answer_alone() {
+    let double = S3Double::start(Conditions::Kept).await;
+    let store = open(&double, BUCKET);
+    double.fail_probe([
+        Fault::Refuse(StatusCode::FORBIDDEN, "AccessDenied"),
+        Fault::Refuse(StatusCode::BAD_GATEWAY, "this is no code"),
+    ]);
+    let outage = |why: &str| -> Result<(), Outage> {
+        Err(Outage::Unreachable(format!("bucket archive cannot be written to: {why}")))
+    };
+
+    assert_eq!(store.find().await, outage("403 Forbidden: AccessDenied"));
+    assert_eq!(store.find().await, outage("502 Bad Gateway"));
+    store.create(&object("name", "content")).await.unwrap();
+    double.forbid_reading();
+    let unread = store.read("name").await.unwrap_err();
+    assert_eq!(unread.detail(), "403 Forbidden: AccessDenied");
 }
 
 #[tokio::test]

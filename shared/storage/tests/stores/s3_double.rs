@@ -53,6 +53,8 @@ struct State {
     conditions: Conditions,
     objects: BTreeMap<String, Stored>,
     faults: VecDeque<Fault>,
+    /// Faults of the probe.
+    probe_faults: VecDeque<Fault>,
     may_read: bool,
 }
 
@@ -66,8 +68,9 @@ impl S3Double {
     pub(crate) async fn start(conditions: Conditions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (objects, faults) = (BTreeMap::new(), VecDeque::new());
-        let state = State { conditions, objects, faults, may_read: true };
+        let (faults, probe_faults) = (VecDeque::new(), VecDeque::new());
+        let objects = BTreeMap::new();
+        let state = State { conditions, objects, faults, probe_faults, may_read: true };
         let state = Arc::new(Mutex::new(state));
         tokio::spawn(serve(listener, Arc::clone(&state)));
         Self { url, state }
@@ -76,6 +79,11 @@ impl S3Double {
     /// Adds faults for the next PUTs of objects, except for the probe.
     pub(crate) fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
         lock(&self.state).faults.extend(faults);
+    }
+
+    /// Adds faults for the next PUTs of the probe.
+    pub(crate) fn fail_probe(&self, faults: impl IntoIterator<Item = Fault>) {
+        lock(&self.state).probe_faults.extend(faults);
     }
 
     /// Takes the right to read objects away.
@@ -132,7 +140,8 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> io::Res
 impl State {
     fn put(&mut self, name: String, stored: Stored) -> io::Result<Answer> {
         let is_probe = name.starts_with(".dataflow");
-        let fault = if is_probe { None } else { self.faults.pop_front() };
+        let faults = if is_probe { &mut self.probe_faults } else { &mut self.faults };
+        let fault = faults.pop_front();
         if let Some(Fault::Refuse(status, code)) = fault {
             return Ok(refusal(status, code));
         }
@@ -195,7 +204,7 @@ fn with_tags(mut answer: Answer) -> Answer {
 }
 
 fn refusal(status: StatusCode, code: &str) -> Answer {
-    let body = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
+    let body = format!("<Error><Code>{code}</Code><Message>hunter2</Message></Error>");
     Response::builder().status(status).body(Full::new(body.into())).unwrap()
 }
 
