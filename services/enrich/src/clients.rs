@@ -32,7 +32,7 @@ pub enum RedisClient {
     Node(Client),
     /// Client of a cluster, which has its own time-outs, and client of one of its nodes. The second
     /// reads invalidations.
-    Cluster(ClusterClient, Client),
+    Cluster(Box<ClusterClient>, Client),
 }
 
 impl RedisClient {

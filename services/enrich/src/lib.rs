@@ -27,7 +27,7 @@ use pubsub::{FindAudience, Reads as _, SharedAudience, TopicGuard};
 use service::{Condition, Context, Dependency, Health, Pauses, Running, Service, WrongSettings};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::{error, warn};
 use web::Server;
 
 use apply::{Apply, Fields};
@@ -143,8 +143,10 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
         let running = running.with_drain(|grace| admin.shutdown(grace));
         Ok(running.with_close(move |left| async move {
             layers.close();
-            if timeout(left, reading.join_next()).await.is_err() {
-                warn!("reads of documents were cut off at the end of the grace period");
+            match timeout(left, reading.join_next()).await {
+                Ok(Some(Err(error))) => error!(%error, "the reader of documents has failed"),
+                Ok(_) => {}
+                Err(_) => warn!("reads of documents were cut off at the end of the grace period"),
             }
         }))
     }

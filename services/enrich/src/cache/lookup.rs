@@ -175,7 +175,7 @@ impl<F: Fetch> Lookup<F> {
         let unanswered = layers.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let (Some(key), Some(_)) = (unanswered, self.source_outage()) {
             // The breaker records the answer.
-            drop(layers.source_breaker.call(layers.source.fetch(&[key])).await);
+            drop(layers.source_breaker.call(layers.fetch(&[key])).await);
         }
     }
 
@@ -239,7 +239,6 @@ impl<F: Fetch> Lookup<F> {
         if let Some(entry) = layers.reads.complete_with(&read, find) {
             return Ok(Some(entry));
         }
-        // For example, a custom source has panicked.
         let ended = |_| Recovery::Stop.because("look up", "the reader has ended");
         self.wanted.send(read).map_err(ended)?;
         Ok(None)

@@ -150,7 +150,7 @@ async fn ask_source<F: Fetch>(
     keys: &[Arc<str>],
 ) -> Option<Vec<Option<Document>>> {
     let fetch = async {
-        let documents = layers.source.fetch(keys).await?;
+        let documents = layers.fetch(keys).await?;
         // A custom source may return too few documents. The waiters must learn of that.
         let (answered, asked) = (documents.len(), keys.len());
         let is_whole = answered == asked;

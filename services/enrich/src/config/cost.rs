@@ -103,7 +103,7 @@ mod tests {
         // Memory for half of the documents: the other half of the messages is read.
         let half = |s: &mut Settings| {
             no_jitter(s);
-            s.cache.memory.max_entries = 3_600;
+            s.cache.memory.max_entries = 3_600.into();
         };
         assert_eq!(reads_a_second(&of_settings(half, &of_devices(7_200.0))), 1.0 + 500.0);
         let with_redis = |s: &mut Settings| {
