@@ -127,6 +127,13 @@ pub(crate) struct CostOptions {
 }
 
 impl CostOptions {
+    /// Returns options that ask for no estimate.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        let (rate, bytes, devices, hit_rate) = (None, None, None, None);
+        Self { rate, bytes, devices, hit_rate, keys: 1, compression: None, prices: None }
+    }
+
     /// Returns the messages to estimate for, if an estimate is asked for.
     pub(crate) fn load(&self) -> Option<Load> {
         let Self { rate, bytes, devices, hit_rate, keys, compression, prices: _ } = self;

@@ -26,9 +26,14 @@ impl Hosted {
     /// Binds the health port, starts the health server, and then starts the service.
     ///
     /// # Errors
-    /// Fails when the port is taken, or a route of the service clashes with another one. Failures of the service itself are reported by its health and
-    /// by [`Hosted::ended`].
-    pub async fn start<S: Service>(service: S) -> anyhow::Result<Self> {
+    /// Fails when the port is taken, or a route of the service clashes with another one. Failures of
+    /// the service itself are reported by its health and by [`Hosted::ended`].
+    pub fn start<S: Service>(service: S) -> impl Future<Output = anyhow::Result<Self>> + Send {
+        // Boxed, because a service has several KiB, which its caller's future would hold.
+        Box::pin(Self::begin(service))
+    }
+
+    async fn begin<S: Service>(service: S) -> anyhow::Result<Self> {
         let settings = service.settings();
         let context = Context::default();
         context.registry.register(|registry| metrics::register(registry, S::NAME, &context.health));

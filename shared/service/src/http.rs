@@ -29,14 +29,22 @@ const PATHS: &str = "\
 /readyz   200 when every dependency is there; with Accept: application/json, which one is not
 /metrics  numbers for Prometheus
 /status   version, settings, guarantees, counts and the last error
-/loglevel  levels of the log; PUT info,pubsub=debug changes them, from the same machine
+/loglevel levels of the log; PUT info,pubsub=debug changes them, from the same machine
 /live/events?tap=true   steps of some messages, as they happen; ?device= or ?ingest_id= for all of one
 /live/dead-letters      the last dead letters
 ";
 
 /// Paths of every service.
-const OF_SERVER: [&str; 7] =
-    ["/", "/healthz", "/readyz", "/metrics", "/status", live::EVENTS, live::DEAD_LETTERS];
+const OF_SERVER: [&str; 8] = [
+    "/",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/status",
+    loglevel::PATH,
+    live::EVENTS,
+    live::DEAD_LETTERS,
+];
 
 /// Longest time in which a client takes no byte of an answer. Its connection is cut then.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -79,7 +87,8 @@ pub(crate) fn check(routes: Routes) -> Result<Checked, WrongRoute> {
 
 /// Serves requests until it is dropped.
 ///
-/// `key_file` has the key for the paths below `/live`, and for guarded routes of the service.
+/// `key_file` has the key for the paths below `/live`, for `/loglevel`, and for guarded routes of the
+/// service.
 pub(crate) async fn serve(
     listener: TcpListener,
     context: Context,
@@ -89,7 +98,7 @@ pub(crate) async fn serve(
     // Dropped with this future, which ends the streams.
     let (_open, closing) = watch::channel(());
     let own: String = routes.paths().map(|path| format!("{path}\n")).collect();
-    let live = live::Live::new(context.clone(), key_file, closing);
+    let live = live::Live::new(context.clone(), key_file.clone(), closing);
     let router = Router::new()
         .route("/", get(format!("{PATHS}{own}")))
         .route("/healthz", get(healthz))
@@ -99,7 +108,7 @@ pub(crate) async fn serve(
         .fallback(async move || unknown(&own))
         .with_state(context)
         .merge(live.routes())
-        .merge(loglevel::routes(logs::levels()))
+        .merge(loglevel::routes(logs::levels(), key_file))
         .merge(routes.router(|methods| live.guard(methods)));
     let router = router.into_make_service_with_connect_info::<Peer>();
     axum::serve(Listening(listener), router).await.context("serve health")

@@ -43,7 +43,7 @@ pub enum Identity {
     /// Application Default Credentials.
     #[default]
     ApplicationDefault,
-    /// Credentials of a file. It is read again for each new client, so it can be replaced.
+    /// Credentials of a file. It is read for each new client.
     File(PathBuf),
     /// Credentials that a program hands in.
     Given(Credentials),
@@ -74,7 +74,7 @@ impl Identity {
         match self {
             Self::ApplicationDefault => application_default().map_err(stop),
             Self::File(file) => {
-                let built = CredentialsFile::read(file).and_then(|file| file.build());
+                let built = CredentialsFile::read(file).and_then(CredentialsFile::build);
                 let built = built
                     .map_err(|wrong| stop(format!("{}: {wrong}", GoogleSettings::FILE_KEY)))?;
                 credentials::note_configured();

@@ -22,7 +22,7 @@ pub(crate) fn read(file: &Path) -> Result<String, String> {
 }
 
 /// Returns true if the headers have the key of a file.
-pub(super) fn is_given(file: &Path, headers: &HeaderMap) -> bool {
+pub(crate) fn is_given(file: &Path, headers: &HeaderMap) -> bool {
     let Some(given) = headers.get("x-api-key") else { return false };
     match read(file) {
         Ok(key) => is_same(key.as_bytes(), given.as_bytes()),

@@ -25,13 +25,14 @@ struct Ask<'a> {
     method: Method,
     peer: &'a str,
     host: &'a str,
+    key: Option<&'a str>,
     body: String,
 }
 
 impl Default for Ask<'_> {
     fn default() -> Self {
         let (peer, host) = ("127.0.0.1:1", "localhost:8080");
-        Self { method: Method::GET, peer, host, body: String::new() }
+        Self { method: Method::GET, peer, host, key: None, body: String::new() }
     }
 }
 
@@ -39,13 +40,24 @@ fn put(body: &str) -> Ask<'static> {
     Ask { method: Method::PUT, body: body.into(), ..Ask::default() }
 }
 
-/// Returns status and body of the answer.
+/// Returns status and body of the answer of a service without a key.
 async fn answer(levels: Option<&Levels>, ask: Ask<'_>) -> (u16, String) {
+    answer_with_key(levels, None, ask).await
+}
+
+async fn answer_with_key(
+    levels: Option<&Levels>,
+    key_file: Option<PathBuf>,
+    ask: Ask<'_>,
+) -> (u16, String) {
     let request = Request::builder().method(ask.method).uri("/loglevel");
-    let request = request.header(header::HOST, ask.host);
+    let mut request = request.header(header::HOST, ask.host);
+    if let Some(key) = ask.key {
+        request = request.header("x-api-key", key);
+    }
     let mut request = request.body(Body::from(ask.body)).unwrap();
     request.extensions_mut().insert(ConnectInfo(Peer(ask.peer.parse().unwrap())));
-    let mut router = routes(levels.cloned());
+    let mut router = routes(levels.cloned(), key_file);
     let call = tower::Service::call(&mut router, request);
     let response = timeout(PATIENCE, call).await.unwrap().unwrap();
     let status = response.status().as_u16();
@@ -84,12 +96,31 @@ async fn only_callers_on_the_same_machine_with_its_name_are_answered() {
 
     for (peer, host) in others {
         for method in [Method::GET, Method::PUT] {
-            let ask = Ask { method, peer, host, body: "debug".into() };
+            let ask = Ask { method, peer, host, body: "debug".into(), ..Ask::default() };
             let (status, body) = answer(Some(&log.levels), ask).await;
             assert_eq!(status, 403, "{peer} {host}: {body}");
         }
     }
     assert_eq!(log.levels.current(), "info");
+}
+
+#[tokio::test]
+async fn with_a_key_file_callers_on_the_same_machine_need_the_key_too() {
+    let log = log();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    let key = "0123456789abcdef0123456789abcdef";
+    std::fs::write(&file, key).unwrap();
+    let status = async |key| {
+        let ask = Ask { key, ..put("debug") };
+        answer_with_key(Some(&log.levels), Some(file.clone()), ask).await.0
+    };
+
+    assert_eq!(status(None).await, 403);
+    assert_eq!(status(Some("0123456789abcdef0123456789abcde0")).await, 403);
+    assert_eq!(log.levels.current(), "info");
+    assert_eq!(status(Some(key)).await, 200);
+    assert_eq!(log.levels.current(), "debug");
 }
 
 #[tokio::test]

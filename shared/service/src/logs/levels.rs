@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 use tracing_subscriber::reload::{self, Handle};
@@ -41,15 +42,18 @@ impl Levels {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes the levels. Returns the ones before.
+    /// Changes the levels.
     ///
     /// # Errors
     /// A directive is wrong, or the subscriber is gone. The levels stay as they are.
-    pub(crate) fn set(&self, directives: &str) -> Result<String, NotChanged> {
+    pub(crate) fn set(&self, directives: &str) -> Result<(), NotChanged> {
         let filter = parse(directives).map_err(NotChanged::Wrong)?;
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        // The new levels may hide this line, so it comes before the change.
+        warn!(before = *current, levels = directives.trim(), "the levels of the log change");
         (self.apply)(filter).map_err(NotChanged::Gone)?;
-        Ok(std::mem::replace(&mut current, directives.trim().to_owned()))
+        directives.trim().clone_into(&mut current);
+        Ok(())
     }
 }
 
@@ -115,19 +119,20 @@ mod tests {
             debug!(target: "pubsub::source", "{step} pubsub");
         };
 
-        let before = tracing::subscriber::with_default(builder.finish(), || {
+        tracing::subscriber::with_default(builder.finish(), || {
             log("first");
-            let before = levels.set(" info,pubsub=debug ").unwrap();
+            levels.set(" info,pubsub=debug ").unwrap();
             log("second");
             levels.set("debug").unwrap();
             log("third");
             levels.set("off").unwrap();
             info!("fourth");
-            before
         });
 
-        assert_eq!((&*before, &*levels.current()), ("info", "off"));
-        let lines = buffer.lines();
+        assert_eq!(levels.current(), "off");
+        let is_change = |line: &String| line.contains("the levels of the log change");
+        let (changes, lines): (Vec<_>, Vec<_>) = buffer.lines().into_iter().partition(is_change);
+        assert_eq!(changes.len(), 3, "also the one that hides lines: {changes:?}");
         let said: Vec<_> = lines.iter().map(|line| line.split(": ").last().unwrap()).collect();
         assert_eq!(said, ["second pubsub", "third", "third pubsub"], "{lines:?}");
     }

@@ -4,12 +4,13 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::Hosted;
-use crate::scripted::{Example, Scripted, Trouble};
+use crate::scripted::{Scripted, ScriptedSettings, Trouble};
 use crate::settings::{Http, ProcessSettings};
 
 fn service() -> Scripted {
     let http = Http { host: "127.0.0.1".into(), port: 0, ..Http::default() };
-    let settings = Example { process: ProcessSettings { http, ..ProcessSettings::default() } };
+    let settings =
+        ScriptedSettings { process: ProcessSettings { http, ..ProcessSettings::default() } };
     Scripted { trouble: Trouble::None, settings, second: None }
 }
 
@@ -70,7 +71,7 @@ async fn routes_from_inside_and_from_outside_are_both_there() {
 
 #[tokio::test]
 async fn a_route_that_clashes_fails_the_start_and_says_why() {
-    for path in ["/", "/healthz", "/readyz", "/metrics", "/status"] {
+    for path in ["/", "/healthz", "/readyz", "/metrics", "/status", "/loglevel"] {
         let expected = format!(
             "the route `{path}` of the service is one of the server itself: choose another path"
         );

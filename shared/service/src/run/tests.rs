@@ -8,8 +8,8 @@ use std::process::{self, Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::run_as;
-use crate::args::{Command, JsonOption};
-use crate::scripted::{CRASH_FILE, Example, Scripted, Trouble};
+use crate::args::{Command, CostOptions, JsonOption};
+use crate::scripted::{CRASH_FILE, Scripted, ScriptedSettings, Trouble};
 use crate::tools::preflight::Form;
 
 /// Variable that turns this test binary into a service.
@@ -35,15 +35,16 @@ fn the_service_of_these_tests() {
 #[test]
 fn a_program_may_build_clients_where_it_makes_its_service() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let plan = Command::Plan(JsonOption { form: Form::Json });
+    let output = JsonOption { form: Form::Json };
+    let plan = Command::Plan { cost: CostOptions::none(), offline: false, output };
 
-    let planned = super::act_on(&runtime, plan, &[], in_a_runtime, Example::default());
+    let planned = super::act_on(&runtime, plan, &[], in_a_runtime, ScriptedSettings::default());
 
     planned.unwrap();
 }
 
 /// Makes the service, as a program does that builds a client of Google before.
-fn in_a_runtime(settings: Example) -> Scripted {
+fn in_a_runtime(settings: ScriptedSettings) -> Scripted {
     tokio::runtime::Handle::current();
     Scripted { trouble: Trouble::None, second: None, settings }
 }
@@ -127,7 +128,7 @@ fn the_levels_of_a_running_process_can_be_changed_and_each_line_names_its_servic
     let port = port.split('"').next().unwrap().parse().unwrap();
 
     let answer = loglevel(port, "PUT /loglevel HTTP/1.0\r\nContent-Length: 10\r\n\r\ninfo,a=off");
-    let changed = process.until_it_says("have changed");
+    let changed = process.until_it_says("levels of the log change");
     let wrong = loglevel(port, "PUT /loglevel HTTP/1.0\r\nContent-Length: 6\r\n\r\na=loud");
     let shown = loglevel(port, "GET /loglevel HTTP/1.0\r\n\r\n");
 

@@ -88,6 +88,7 @@ impl Provider for Only<'_> {
 }
 
 /// Returns the sections of a file.
+#[expect(clippy::result_large_err, reason = "figment has large errors, and reads few files")]
 fn sections(file: &Path) -> Result<Dict, Error> {
     let mut data = YamlExtended::file_exact(file).data()?;
     Ok(data.remove(&Profile::Default).unwrap_or_default())

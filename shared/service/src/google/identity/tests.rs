@@ -1,11 +1,15 @@
 use axum::Router;
+use axum::http::header::AUTHORIZATION;
+use axum::http::{Extensions, HeaderValue};
 use axum::routing::post;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use google_cloud_auth::credentials::{CacheableResource, CredentialsProvider, EntityTag};
+use google_cloud_auth::errors::CredentialsError;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::super::{Access, Login};
+use super::super::{Access, Headers, Login};
 use super::*;
 
 /// Value that no text may show.
@@ -60,7 +64,7 @@ impl Written {
 }
 
 /// Returns the headers of a call to Google, with this identity.
-async fn headers(identity: &Identity) -> super::super::Headers {
+async fn headers(identity: &Identity) -> Headers {
     let access = Access::find(None, Some(Login::ApplicationDefault), identity).await.unwrap();
     access.headers().await.unwrap()
 }
@@ -169,6 +173,31 @@ async fn calls_bear_the_token_of_the_server_that_the_file_names() {
 
     assert_eq!(headers["authorization"], "Bearer fetched");
     assert_eq!(headers["x-goog-user-project"], "payer");
+}
+
+/// Credentials of a program, with a token of its own.
+#[derive(Debug)]
+struct OwnToken;
+
+impl CredentialsProvider for OwnToken {
+    async fn headers(&self, _: Extensions) -> Result<CacheableResource<Headers>, CredentialsError> {
+        let token = HeaderValue::from_static("Bearer made by a program");
+        let data = Headers::from_iter([(AUTHORIZATION, token)]);
+        Ok(CacheableResource::New { entity_tag: EntityTag::new(), data })
+    }
+
+    async fn universe_domain(&self) -> Option<String> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn calls_bear_the_token_of_credentials_that_a_program_made() {
+    let identity = Identity::from(Credentials::from(OwnToken));
+
+    let headers = headers(&identity).await;
+
+    assert_eq!(headers["authorization"], "Bearer made by a program");
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ fn with_routes(yaml: Option<&str>, routes: &str, own: &[(&str, &str)]) -> Result
         sections: BTreeMap::from([("routes", section.path().to_owned())]),
     };
     let own = own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    load_files(&files, &own.collect()).map_err(|faults| {
+    load_files(&files, &own.collect(), Demand::AsSet).map_err(|faults| {
         let told = faults.to_string().replace(&section.path().display().to_string(), "ROUTES");
         all.map_or(told.clone(), |all| told.replace(&all.path().display().to_string(), "FILE"))
     })
@@ -123,7 +123,7 @@ fn a_section_in_two_files_or_in_none_is_a_fault() {
     let none = with_routes(Some("wait: 1s"), "{}", &[]).unwrap_err();
     let files =
         Files { settings: None, sections: BTreeMap::from([("routes", "/nowhere/r".into())]) };
-    let missing = load_files::<Bridge>(&files, &Environment::default()).unwrap_err();
+    let missing = load_files::<Bridge>(&files, &Environment::default(), Demand::AsSet).unwrap_err();
 
     assert_eq!(twice, "routes: is in FILE and in ROUTES: leave it out of one of them\n");
     assert_eq!(none, "routes: is missing in ROUTES\n");
