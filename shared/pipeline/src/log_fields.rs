@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use message::trace::Context;
 
-use crate::hops::Shown;
 use crate::{Event, panics};
 
 /// Maximum bytes of a text in a line. A topic may have 64 KiB.
@@ -29,10 +28,12 @@ pub(crate) struct MessageFields<'a> {
 }
 
 impl<'a> MessageFields<'a> {
-    /// Reads the fields of a message. `event` is empty for a message that was not kept.
+    /// Reads the fields of a message, from the names of service, pipeline and source. `event` is empty
+    /// for a message that was not kept.
     pub(crate) fn of<E: Event>(
         service: &'static str,
-        shown: &'a Shown,
+        pipeline: &'static str,
+        source: Option<&'a str>,
         event: Option<&'a E>,
     ) -> Self {
         let of_event = || event.map_or_else(Self::default, Self::of_event);
@@ -40,8 +41,8 @@ impl<'a> MessageFields<'a> {
         let of_event = panics::catch("describe message", of_event).unwrap_or_default();
         Self {
             service,
-            pipeline: Some(shown.stage).filter(|name| !name.is_empty() && *name != service),
-            subscription: shown.source.as_deref(),
+            pipeline: Some(pipeline).filter(|name| !name.is_empty() && *name != service),
+            subscription: source,
             ..of_event
         }
     }
@@ -74,23 +75,36 @@ macro_rules! log_message {
     ($level:ident, $shared:expr, $event:expr, $($rest:tt)+) => {
         if tracing::enabled!(tracing::Level::$level) {
             let shared = $shared;
-            let fields =
-                $crate::log_fields::MessageFields::of(shared.service, &shared.shown, $event);
-            tracing::event!(
-                tracing::Level::$level,
-                service = fields.service,
-                pipeline = fields.pipeline,
-                subscription = fields.subscription,
-                topic = fields.topic,
-                message_id = fields.message_id,
-                ingest_id = fields.ingest_id.as_deref(),
-                trace = fields.trace.map(|trace| trace.trace_id),
-                span_id = fields.trace.map(|trace| trace.span_id),
-                trace_sampled = fields.trace.map(|trace| trace.is_sampled),
-                $($rest)+
+            let (pipeline, source) = (shared.shown.stage, shared.shown.source.as_deref());
+            let fields = $crate::log_fields::MessageFields::of(
+                shared.service,
+                pipeline,
+                source,
+                $event,
             );
+            $crate::log_fields::log_fields!($level, fields, $($rest)+);
         }
     };
 }
 
-pub(crate) use log_message;
+/// Logs a line with these fields.
+macro_rules! log_fields {
+    ($level:ident, $fields:expr, $($rest:tt)+) => {{
+        let fields = $fields;
+        tracing::event!(
+            tracing::Level::$level,
+            service = fields.service,
+            pipeline = fields.pipeline,
+            subscription = fields.subscription,
+            topic = fields.topic,
+            message_id = fields.message_id,
+            ingest_id = fields.ingest_id.as_deref(),
+            trace = fields.trace.map(|trace| trace.trace_id),
+            span_id = fields.trace.map(|trace| trace.span_id),
+            trace_sampled = fields.trace.map(|trace| trace.is_sampled),
+            $($rest)+
+        );
+    }};
+}
+
+pub(crate) use {log_fields, log_message};

@@ -2,10 +2,9 @@
 
 use time::OffsetDateTime;
 
-use tracing::warn;
-
 use super::dead_letters::{MAX_PAYLOAD_BYTES, RecentDeadLetter};
 use super::{Hop, HopStep, Hops, Ids, RecordText, WaitingBytes};
+use crate::log_fields::{MessageFields, log_fields};
 use crate::{DeadLetter, Event, panics};
 
 /// Identity of a message that somebody may watch. It stays when the message itself is gone.
@@ -128,8 +127,11 @@ impl Shown {
     ) {
         let shown = panics::catch("show dead letter", || self.show_dead_letter(dead_letter, ids));
         if let Err(error) = shown {
-            let service = dead_letter.service;
-            warn!(service, error = format!("{error:#}"), "viewers do not see a dead letter");
+            let (service, message) = (dead_letter.service, Some(dead_letter.message));
+            let source = self.source.as_deref();
+            let fields = MessageFields::of(service, self.stage, source, message);
+            let error = format!("{error:#}");
+            log_fields!(WARN, fields, error, "viewers do not see a dead letter");
         }
     }
 
