@@ -142,7 +142,7 @@ async fn a_message_is_on_the_page_within_two_seconds_of_its_puback() {
 
     assert!(delays[2] < FRESHNESS, "{delays:?}");
     browser.shows("[data-latency=bigqueries] .scale-count", "5").await;
-    browser.shows("[data-latency='PUBACK to icestore'] .scale-count", "5").await;
+    browser.shows("[data-latency='confirmed to icestore'] .scale-count", "5").await;
     browser.shows("#promises", "at least once").await;
     chain.stop().await;
 }
@@ -170,7 +170,7 @@ async fn a_message_is_sent_and_followed_to_its_row_and_its_object() {
     ] {
         browser.shows(&format!("[data-step-stage={stage}]"), part).await;
     }
-    browser.shows("#trace-facts", "PUBACK to durable").await;
+    browser.shows("#trace-facts", "confirmed to durable").await;
     assert_eq!(browser.console().await, Vec::<String>::new());
     let requests = browser.requests().await;
     let foreign =
@@ -227,7 +227,7 @@ async fn pictures_of_a_busy_chain_are_small() {
         browser.prefer(scheme).await;
         let mut fleet = chain.fleet(1_000);
         fleet.finish().await;
-        browser.shows("[data-latency='PUBACK to icestore'] .v50", "s").await;
+        browser.shows("[data-latency='confirmed to icestore'] .v50", "s").await;
 
         screenshots::take(&browser, name, last).await;
         chain.stop().await;

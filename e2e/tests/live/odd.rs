@@ -26,7 +26,7 @@ async fn the_page_shows_rates_backlog_and_the_slowest_stage() {
     browser.shows("[data-stage=enrich] .ready", "2 of 2 replicas ready").await;
     browser.shows("[data-stage=bigqueries] .slowest", "slowest").await;
     browser.shows("[data-latency=ingestion] .v99", "200 ms").await;
-    browser.shows("[data-latency='PUBACK to icestore'] .v50", "4.30 s").await;
+    browser.shows("[data-latency='confirmed to icestore'] .v50", "4.30 s").await;
     browser.shows("#promises", "bigqueries: at least once").await;
     assert_eq!(browser.text("[data-stage=icestore] .slowest").await, "");
     assert_eq!(browser.text("[data-stage=ingestion] .backlog").await, "", "it has no stage before");

@@ -20,7 +20,7 @@ export function renderLatency(state) {
   }
   if (state.end_to_end.length > 0) rows.push({ key: "all", kind: "divider" });
   for (const way of state.end_to_end) {
-    rows.push({ key: `way ${way.sink}`, kind: "way", name: `PUBACK to ${way.sink}`, ...values(way) });
+    rows.push({ key: `way ${way.sink}`, kind: "way", name: `confirmed to ${way.sink}`, ...values(way) });
   }
   rows.forEach(remember);
   keyed(byId("scales"), rows, { key: (row) => row.key, create, update });

@@ -219,7 +219,7 @@ function renderFacts() {
   ] : [];
   const confirmed = trace.hops.find((hop) => hop.step === "durable" && isSource(hop.stage));
   const end = trace.hops.filter((hop) => hop.step === "durable").at(-1);
-  if (confirmed && end !== confirmed) facts.push(["PUBACK to durable", duration(offset(end) - offset(confirmed))]);
+  if (confirmed && end !== confirmed) facts.push(["confirmed to durable", duration(offset(end) - offset(confirmed))]);
   if (trace.others > 0) facts.push(["other messages", `${plural(trace.others, "step")} not shown`]);
   if (trace.lost > 0) facts.push(["lost steps", String(trace.lost)]);
   if (trace.missing.length > 0) facts.push(["no report of", trace.missing.map(({ replica, why }) => `${replica} (${why})`).join(", ")]);
