@@ -27,6 +27,7 @@ check:
 	.ci/circles
 	.ci/mutants --self-test
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --features icestore/s3 -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
 # Changes the code in one place at a time, and checks that a test fails each time. See docs/testing.md

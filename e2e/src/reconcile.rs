@@ -302,3 +302,85 @@ impl Fleet {
         (payload == reading.payload(self.name(), self.plan().payload_bytes)).then_some(reading)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::FleetPlan;
+
+    /// Returns a fleet that has sent three readings, which were all acknowledged.
+    async fn fleet() -> Fleet {
+        let plan = FleetPlan { messages: Some(3), connections: 1, ..FleetPlan::default() };
+        let mut fleet = Fleet::start_with(plan, |_, readings| async move {
+            while let Some(reading) = readings.next().await {
+                readings.acknowledge(reading);
+            }
+        });
+        fleet.finish().await;
+        fleet
+    }
+
+    /// Returns the reading of the device with its number, as each device sends one.
+    fn reading(number: u32) -> Reading {
+        Reading { device: number, number: number.into() }
+    }
+
+    /// Returns a reading as it arrives when nothing has changed it.
+    fn as_sent(fleet: &Fleet, reading: Reading) -> Arrived {
+        let payload = reading.payload(fleet.name(), fleet.plan().payload_bytes);
+        let device = Some(reading.device_name());
+        Arrived { payload: Payload::Bytes(payload), device, location: Some(reading.location()) }
+    }
+
+    #[tokio::test]
+    async fn a_changed_an_invented_and_an_absent_message_are_told_apart() {
+        let fleet = fleet().await;
+        let [intact, changed, absent, invented] = [0, 1, 2, 3].map(reading);
+        let longer = changed.payload(fleet.name(), fleet.plan().payload_bytes + 1);
+        let longer = Arrived { payload: Payload::Bytes(longer), ..as_sent(&fleet, changed) };
+        let arrived = [as_sent(&fleet, intact), longer, as_sent(&fleet, invented)];
+
+        let found = find(&fleet, Destinations::archive(&arrived).enriched());
+        let totals = reconcile(&fleet, Destinations::archive(&arrived).enriched());
+
+        assert_eq!(found.corrupted, [Some(changed)]);
+        assert_eq!(found.unexpected, HashSet::from([invented]));
+        // What arrived only in another form than it was sent in has not arrived.
+        assert_eq!(found.missing, HashSet::from([changed, absent]));
+        assert!(found.duplicates.is_empty(), "{found:?}");
+        let expected = Reconciliation {
+            sent: 3,
+            acknowledged: 3,
+            archived: 3,
+            missing: 2,
+            corrupted: 1,
+            unexpected: 1,
+            ..Reconciliation::default()
+        };
+        assert_eq!(totals, expected);
+        assert!(!totals.is_clean());
+    }
+
+    #[tokio::test]
+    async fn a_wrong_device_or_location_and_a_damaged_payload_are_corrupted() {
+        let fleet = fleet().await;
+        let all = [0, 1, 2].map(reading);
+        let [device, location, damaged] = all.map(|reading| as_sent(&fleet, reading));
+        let half = damaged.bytes()[..100].to_vec();
+        let wrong = [
+            Arrived { device: Some("device-00099".into()), ..device },
+            Arrived { location: None, ..location },
+            Arrived { payload: Payload::Bytes(half), ..damaged },
+            Arrived { payload: Payload::Bytes(b"{}".into()), device: None, location: None },
+        ];
+        let copies = all.map(|reading| as_sent(&fleet, reading));
+
+        let found = find(&fleet, Destinations::table(&[&copies[..], &wrong].concat()).enriched());
+        let clean = reconcile(&fleet, Destinations::table(&copies).enriched());
+
+        // The last one is of somebody else.
+        assert_eq!(found.corrupted, [Some(all[0]), Some(all[1]), None]);
+        assert!(found.missing.is_empty() && found.unexpected.is_empty(), "{found:?}");
+        assert!(clean.is_clean(), "{clean:?}");
+    }
+}

@@ -132,7 +132,8 @@ fn process(cloud: &Cloud, defaults: ProcessSettings) -> ProcessSettings {
 fn intake(cloud: &Cloud, subscription: &str, defaults: IntakeSettings) -> IntakeSettings {
     let subscription =
         Subscription { id: cloud.name(subscription).into(), ..defaults.subscription };
-    IntakeSettings { subscription, dead_letters: dead_letters(cloud), pubsub: pubsub(cloud) }
+    let (dead_letters, pubsub) = (dead_letters(cloud), pubsub(cloud));
+    IntakeSettings { subscription, dead_letters, pubsub, ..defaults }
 }
 
 fn ingestion(cloud: &Cloud, mqtt_port: u16) -> ingestion::config::Settings {

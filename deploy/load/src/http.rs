@@ -23,8 +23,7 @@ use crate::tally::{Tally, Times};
 /// Longest wait for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
-/// Everything that the requests of a run share.
-#[derive(Debug)]
+/// Everything that the requests of a run share. It cannot be shown, because it has a key.
 pub(crate) struct HttpLink {
     client: Client,
     url: Url,
@@ -38,7 +37,7 @@ pub(crate) struct HttpLink {
 }
 
 /// Credentials of a request.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Credentials {
     None,
     ApiKey(String),

@@ -17,8 +17,7 @@ pub(crate) use connection::Connection;
 use crate::args::{self, Version};
 use crate::target::Broker;
 
-/// Everything that the connections of a run share.
-#[derive(Debug)]
+/// Everything that the connections of a run share. It cannot be shown, because it has a password.
 pub(crate) struct MqttLink {
     /// Address of the broker.
     pub broker: Broker,

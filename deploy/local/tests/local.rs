@@ -4,15 +4,16 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use e2e::process::free_port;
+use e2e::archive::Line;
+use e2e::process::{binary, free_port};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Longest wait for a line of the output, or for the end.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -110,7 +111,7 @@ async fn the_profile_engine_makes_one_row_of_each_message_over_http() {
     }
 }
 
-/// These are the options of the README, and free ports beside other tests.
+/// Run of the README that ends by itself, with fewer messages and devices, and on free ports.
 #[tokio::test]
 async fn each_message_of_a_first_run_is_in_the_table_and_in_the_archive() {
     let folder = folder();
@@ -222,4 +223,99 @@ async fn a_dead_letter_of_the_profile_engine_is_replayed_from_the_page() {
 
     assert_eq!((&both[0]["stage"], &both[1]["stage"]), (&"postgres".into(), &"postgres".into()));
     assert_ne!(both[0]["id"], both[1]["id"]);
+}
+
+/// Texts of the README's section "See".
+mod see {
+    /// Payload of the message that becomes a row.
+    pub(super) const READING: &str = r#"{"temperature":21.5}"#;
+    /// Payload of the message that becomes a dead letter.
+    pub(super) const REFUSED: &str = r#"{"temperature":"warm"}"#;
+    /// Body of the query for the row.
+    pub(super) const QUERY: &str = r#"{"query":"SELECT device_id, location, temperature, rest FROM dataflow.readings_once WHERE device_id = \"abc\""}"#;
+    /// Command that finds the line in the archive.
+    pub(super) const FIND: &str = r#"find -L data/latest/storage/archive -name '*.gz' | xargs zcat | grep '"device_id":"abc"'"#;
+    /// Arguments of bigqueries that list the dead letter.
+    pub(super) const LIST: &str = "dead-letters list --config data/latest/settings/bigqueries.yaml";
+}
+
+/// Publishes a payload as the device `abc`, and waits for its PUBACK. The README does it with
+/// mosquitto_pub, which is not on every machine.
+async fn publish(port: &str, payload: &str) {
+    let (broker, template) = (format!("mqtt://127.0.0.1:{port}"), format!("--template={payload}"));
+    let mut load = Command::new(binary("load").unwrap());
+    load.args([&broker, &template]);
+    // Both brokers of local mode know this version.
+    load.args(["--topic=devices/abc/up", "--devices=1", "--messages=1", "--mqtt=3.1.1"]);
+    let ended = output(&mut load).await;
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+}
+
+/// Runs a command to its end.
+async fn output(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    timeout(PATIENCE, command.output()).await.unwrap().unwrap()
+}
+
+/// Asks until there is an answer.
+async fn answer<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asked = async {
+        loop {
+            match ask().await {
+                Some(answer) => return answer,
+                None => sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    timeout(PATIENCE, asked).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_newcomer_sees_a_row_a_line_and_a_dead_letter_as_the_readme_says() {
+    let readme = include_str!("../../../README.md");
+    let sent = |payload| format!("mosquitto_pub -q 1 -t devices/abc/up -m '{payload}'");
+    let list = format!("cargo run --bin bigqueries -- {}", see::LIST);
+    for typed in [&*sent(see::READING), &sent(see::REFUSED), see::QUERY, see::FIND, &list] {
+        assert!(readme.contains(typed), "the README has no {typed}");
+    }
+    let folder = folder();
+    let data = folder.path().join("data").display().to_string();
+    let here = |typed: &str| typed.replace("data/latest", &data);
+    let port = free_port().unwrap().to_string();
+    let options = ["--messages=20", &format!("--mqtt-port={port}"), &format!("--data-dir={data}")];
+    let mut run = Run::start(&options);
+    let queries = run.address("Cloud  ").await + "/bigquery/v2/projects/local/queries";
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+
+    publish(&port, see::READING).await;
+    let row = answer(async || {
+        let asked = client.post(&queries).header("content-type", "application/json");
+        let answer: Value = asked.body(see::QUERY).send().await.unwrap().json().await.unwrap();
+        // The view comes with the table, and the row some time later.
+        answer["rows"][0]["f"].as_array().cloned()
+    })
+    .await;
+    let line = answer(async || {
+        let found = output(Command::new("sh").args(["-c", &here(see::FIND)])).await;
+        String::from_utf8(found.stdout).unwrap().lines().next().map(str::to_owned)
+    })
+    .await;
+    publish(&port, see::REFUSED).await;
+    let dead_letter = answer(async || {
+        let mut list = Command::new(binary("bigqueries").unwrap());
+        let listed = output(list.args(here(see::LIST).split(' '))).await;
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        listed.lines().find(|line| line.contains("  abc  ")).map(str::to_owned)
+    })
+    .await;
+    run.interrupt().await;
+    let said = run.end().await;
+
+    let [device, location, temperature, _] = &*row else { panic!("{row:?}") };
+    assert_eq!((&device["v"], &location["v"]), (&"abc".into(), &Value::Null));
+    assert_eq!(temperature["v"].to_string().trim_matches('"').parse(), Ok(21.5));
+    let line: Line = serde_json::from_str(&line).unwrap();
+    assert_eq!(line.payload().unwrap(), see::READING.as_bytes());
+    assert!(dead_letter.contains("  row_type_mismatch  "), "{dead_letter}");
+    assert!(said.contains("every message is accounted for"), "{said}");
 }

@@ -44,6 +44,19 @@ fn images_are_built_and_pushed_under_the_names_of_the_overlay() {
 }
 
 #[test]
+fn make_builds_runs_and_tests_the_whole_workspace() {
+    let Some(mut make) = made(&["--dry-run", "build", "run", "test"]) else { return };
+    // The tests may run under make themselves.
+    make.env_remove("MAKEFLAGS");
+    let calls = String::from_utf8(succeed(make).stdout).unwrap();
+    for command in
+        ["cargo build --release --workspace --bins", "cargo run", "cargo test --workspace"]
+    {
+        assert!(calls.contains(command), "{calls}");
+    }
+}
+
+#[test]
 fn images_are_not_pushed_without_a_registry() {
     let Some(mut make) = made(&["push"]) else { return };
     let output = make.env_remove("REGISTRY").output().unwrap();

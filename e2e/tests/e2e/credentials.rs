@@ -2,17 +2,24 @@
 //! pays.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::post;
+use bigqueries::Bigqueries;
 use e2e::cloud::Cloud;
-use e2e::process::free_port;
-use e2e::process::{Process, binary};
+use e2e::names::{RAW, TABLE};
+use e2e::process::{Process, binary, free_port};
 use emulator::{Emulator, Options};
+use enrich::Enrich;
+use google_cloud_auth::credentials::user_account;
+use icestore::Icestore;
+use query::Query;
+use query::config::BigQuerySettings;
 use serde_json::{Value, json};
 use service::google::Login;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -22,8 +29,7 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tower::ServiceExt as _;
 
-use crate::flow_env::{FlowEnv, PATIENCE, until};
-use e2e::names::RAW;
+use crate::flow_env::{FlowEnv, GRACE, PATIENCE, start, until};
 
 /// Calls by name, with their headers `authorization` and `x-goog-user-project`.
 type Seen = Arc<Mutex<BTreeMap<String, (String, String)>>>;
@@ -73,66 +79,196 @@ async fn write_credentials(file: &Path, tasks: &mut JoinSet<()>) {
     std::fs::write(file, user.to_string()).unwrap();
 }
 
+/// Settings of services whose calls go over a front, with credentials.
+struct FrontedSettings {
+    bigqueries: bigqueries::config::Settings,
+    icestore: icestore::config::Settings,
+    enrich: enrich::config::Settings,
+    query: query::config::Settings,
+}
+
+impl FrontedSettings {
+    fn new(env: &FlowEnv, front: &str) -> Self {
+        let url = || Some(front.into());
+        let login = Some(Login::ApplicationDefault);
+        let (mut bigqueries, mut icestore, mut enrich) =
+            (env.bigqueries(), env.icestore(), env.enrich(None));
+        for pubsub in
+            [&mut bigqueries.intake.pubsub, &mut icestore.intake.pubsub, &mut enrich.intake.pubsub]
+        {
+            (pubsub.endpoint, pubsub.credentials) = (url(), login);
+        }
+        (bigqueries.bigquery.endpoint, bigqueries.bigquery.credentials) = (url(), login);
+        (icestore.storage.endpoint, icestore.storage.credentials) = (url(), login);
+        (enrich.firestore.endpoint, enrich.firestore.credentials) = (url(), login);
+        let mut query = query::config::Settings {
+            process: bigqueries.process.clone(),
+            bigquery: Some(BigQuerySettings {
+                dataset: env.cloud.dataset(),
+                endpoint: url(),
+                credentials: login,
+                ..BigQuerySettings::default()
+            }),
+            // A query of an emulator on a busy machine.
+            timeout: Duration::from_secs(60),
+            ..query::config::Settings::default()
+        };
+        query.api.port = 0;
+        query.table.name = TABLE.into();
+        query.table.source_column = "device_id".into();
+        Self { bigqueries, icestore, enrich, query }
+    }
+
+    /// Names a file with credentials in the settings of each service.
+    fn name_credentials(&mut self, file: &Path) {
+        let Self { bigqueries, icestore, enrich, query } = self;
+        for process in [
+            &mut bigqueries.process,
+            &mut icestore.process,
+            &mut enrich.process,
+            &mut query.process,
+        ] {
+            process.google.credentials_file = Some(file.to_owned());
+        }
+    }
+
+    /// Returns the name and the settings of each service. The last one reads the table of the first
+    /// one.
+    fn to_json(&self) -> [(&'static str, Value); 4] {
+        [
+            ("bigqueries", service::settings::to_value(&self.bigqueries).unwrap()),
+            ("icestore", service::settings::to_value(&self.icestore).unwrap()),
+            ("enrich", service::settings::to_value(&self.enrich).unwrap()),
+            ("query", service::settings::to_value(&self.query).unwrap()),
+        ]
+    }
+}
+
+/// Embedded cloud behind a front, and a file with credentials.
+struct FrontedEnv {
+    env: FlowEnv,
+    front: Front,
+    settings: FrontedSettings,
+    file: PathBuf,
+    /// The front, and the server of tokens.
+    _tasks: JoinSet<()>,
+}
+
+impl FrontedEnv {
+    /// Starts the environment. On Google's cloud, prints that the test is skipped and returns `None`.
+    async fn start() -> Option<Self> {
+        let env = FlowEnv::start().await;
+        let Some(emulator) = env.faulty_cloud() else {
+            env.teardown().await;
+            return None;
+        };
+        env.put_devices(1).await;
+        let mut tasks = JoinSet::new();
+        let file = env.folder.path().join("credentials.json");
+        write_credentials(&file, &mut tasks).await;
+        let cloud = Endpoint::from_shared(emulator.url()).unwrap().connect_lazy();
+        let front = Front { cloud, seen: Seen::default() };
+        let router = Router::new().fallback(pass).with_state(front.clone());
+        let url = serve(router, &mut tasks).await;
+        let settings = FrontedSettings::new(&env, &url);
+        Some(Self { env, front, settings, file, _tasks: tasks })
+    }
+
+    /// Starts the services as processes with these variables, and waits until they are ready.
+    async fn start_processes(&self, variables: &[(&str, String)]) -> Vec<Process> {
+        let folder = self.env.folder.path();
+        let mut processes = Vec::new();
+        for (name, settings) in self.settings.to_json() {
+            let (config, log) = (folder.join(name), folder.join("log"));
+            std::fs::write(&config, settings.to_string()).unwrap();
+            let port = free_port().unwrap();
+            let mut process = Process::start_with(name, &config, port, &log, variables).unwrap();
+            process.ready().await.unwrap();
+            processes.push(process);
+        }
+        processes
+    }
+
+    /// Sends a message through the services, and checks the credentials of all their calls.
+    async fn check_calls(&self) {
+        let Self { env, front, .. } = self;
+        let attributes = json!({ "device_id": "device-00000" });
+        env.cloud.publish(&env.cloud.name(RAW), b"{}", attributes).await.unwrap();
+        for call in [
+            "Subscriber/StreamingPull",
+            "Publisher/Publish",
+            "BigQueryWrite/AppendRows",
+            "/tables",
+            "/queries",
+            "Firestore/BatchGetDocuments",
+            "/storage/v1/b/",
+            "/upload/storage/",
+        ] {
+            let is_seen =
+                async || front.seen.lock().unwrap().keys().any(|path| path.contains(call));
+            until(is_seen).await;
+        }
+        for (path, caller) in &*front.seen.lock().unwrap() {
+            assert_eq!(*caller, ("Bearer token".to_owned(), "payer".to_owned()), "{path}");
+        }
+    }
+}
+
+/// Place that names the file with the credentials of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NamedBy {
+    Variable,
+    Setting,
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() {
-    let env = FlowEnv::start().await;
-    let Some(emulator) = env.faulty_cloud() else { return env.teardown().await };
-    env.put_devices(1).await;
-    let mut tasks = JoinSet::new();
-    let file = env.folder.path().join("credentials.json");
-    write_credentials(&file, &mut tasks).await;
-    let cloud = Endpoint::from_shared(emulator.url()).unwrap().connect_lazy();
-    let front = Front { cloud, seen: Seen::default() };
-    let router = Router::new().fallback(pass).with_state(front.clone());
-    let url = Some(serve(router, &mut tasks).await.into());
-    let login = Some(Login::ApplicationDefault);
-    let (mut bigqueries, mut icestore, mut enrich) =
-        (env.bigqueries(), env.icestore(), env.enrich(None));
-    for pubsub in
-        [&mut bigqueries.intake.pubsub, &mut icestore.intake.pubsub, &mut enrich.intake.pubsub]
-    {
-        (pubsub.endpoint, pubsub.credentials) = (url.clone(), login);
-    }
-    (bigqueries.bigquery.endpoint, bigqueries.bigquery.credentials) = (url.clone(), login);
-    (icestore.storage.endpoint, icestore.storage.credentials) = (url.clone(), login);
-    (enrich.firestore.endpoint, enrich.firestore.credentials) = (url, login);
+    for named_by in [NamedBy::Variable, NamedBy::Setting] {
+        let Some(mut fronted) = FrontedEnv::start().await else { return };
+        let file = fronted.file.clone();
+        let variables = match named_by {
+            NamedBy::Variable => {
+                vec![("GOOGLE_APPLICATION_CREDENTIALS", file.display().to_string())]
+            }
+            NamedBy::Setting => {
+                fronted.settings.name_credentials(&file);
+                Vec::new()
+            }
+        };
 
-    let mut services = Vec::new();
-    for (name, settings) in [
-        ("bigqueries", service::settings::to_value(&bigqueries).unwrap()),
-        ("icestore", service::settings::to_value(&icestore).unwrap()),
-        ("enrich", service::settings::to_value(&enrich).unwrap()),
-    ] {
-        let (config, log) = (env.folder.path().join(name), env.folder.path().join("log"));
-        std::fs::write(&config, settings.to_string()).unwrap();
-        let variables = [("GOOGLE_APPLICATION_CREDENTIALS", file.display().to_string())];
-        let port = free_port().unwrap();
-        let mut process = Process::start_with(name, &config, port, &log, &variables).unwrap();
-        process.ready().await.unwrap();
-        services.push(process);
-    }
-    let attributes = json!({ "device_id": "device-00000" });
-    env.cloud.publish(&env.cloud.name(RAW), b"{}", attributes).await.unwrap();
+        let processes = fronted.start_processes(&variables).await;
+        fronted.check_calls().await;
 
-    for call in [
-        "Subscriber/StreamingPull",
-        "Publisher/Publish",
-        "BigQueryWrite/AppendRows",
-        "/bigquery/v2/",
-        "Firestore/BatchGetDocuments",
-        "/storage/v1/b/",
-        "/upload/storage/",
-    ] {
-        let is_seen = async || front.seen.lock().unwrap().keys().any(|path| path.contains(call));
-        until(is_seen).await;
+        for mut process in processes {
+            assert!(process.terminate().await.unwrap().success(), "{named_by:?}");
+        }
+        fronted.env.teardown().await;
     }
-    for (path, caller) in &*front.seen.lock().unwrap() {
-        assert_eq!(*caller, ("Bearer token".to_owned(), "payer".to_owned()), "{path}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_call_bears_the_token_of_credentials_that_a_program_made() {
+    let Some(fronted) = FrontedEnv::start().await else { return };
+    let user = serde_json::from_slice(&std::fs::read(&fronted.file).unwrap()).unwrap();
+    let credentials = user_account::Builder::new(user).build().unwrap();
+    let bigqueries = Bigqueries::new(fronted.settings.bigqueries.clone());
+    let icestore = Icestore::new(fronted.settings.icestore.clone());
+    let enrich = Enrich::new(fronted.settings.enrich.clone());
+    let query = Query::new(fronted.settings.query.clone());
+
+    let services = [
+        start(bigqueries.with_clients(credentials.clone().into())).await,
+        start(icestore.with_clients(credentials.clone().into())).await,
+        start(enrich.with_clients(credentials.clone().into())).await,
+        // It reads the table of the first one.
+        start(query.with_clients(credentials.into())).await,
+    ];
+    fronted.check_calls().await;
+
+    for service in services {
+        service.shutdown(GRACE).await.unwrap();
     }
-    for mut service in services {
-        assert!(service.terminate().await.unwrap().success());
-    }
-    env.teardown().await;
+    fronted.env.teardown().await;
 }
 
 /// Copies the table of a service to another embedded cloud, without its rows.

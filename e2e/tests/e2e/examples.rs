@@ -8,6 +8,7 @@ use e2e::env::TestEnv;
 use e2e::mosquitto::Mosquitto;
 use e2e::process::binary;
 use e2e::redis::Redis;
+use e2e::timings::{self, Timings};
 use emulator::{Emulator, Options, Resources};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
@@ -23,12 +24,13 @@ pub(crate) fn root() -> PathBuf {
 impl FlowEnv {
     /// Starts a broker, a Redis and an embedded cloud with these resources.
     pub(crate) async fn for_examples(resources: Option<Resources>) -> Self {
+        let timings = Timings::start(timings::RESOURCES);
         let folder = tempfile::tempdir().unwrap();
         let broker = Mosquitto::start(&folder.path().join("broker"), 0).await.unwrap();
         let emulator = Emulator::start(Options { resources, ..Options::default() }).await.unwrap();
         let (cloud, server) = (Cloud::embedded(&emulator.url()), Some(emulator));
         let redis = Some(Redis::start().await.unwrap());
-        Self { env: TestEnv { broker, redis, server, cloud, folder } }
+        Self { env: TestEnv { broker, redis, server, cloud, folder }, timings }
     }
 
     /// Starts an environment with the resources of the local overlay.

@@ -46,7 +46,7 @@ pub(crate) const RAW_ROWS: &str = "raw-rows";
 /// Environment of one test. On Google's own cloud it has no server. It records the phases of the test.
 pub(crate) struct FlowEnv {
     pub(crate) env: TestEnv<Option<Emulator>>,
-    timings: Timings,
+    pub(crate) timings: Timings,
 }
 
 impl Deref for FlowEnv {

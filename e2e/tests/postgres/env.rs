@@ -14,7 +14,7 @@ use postgres::config::Settings;
 use postgresql::SslMode;
 use pubsub::DeadLetterConfig;
 use serde_json::{Value, json};
-use service::{Hosted, Http};
+use service::{Hosted, Http, Service};
 use tokio::time::{sleep, timeout};
 
 /// Grace period of a service.
@@ -111,9 +111,14 @@ impl Env {
     }
 }
 
-/// Starts the service and waits until it is ready.
+/// Starts the service with these settings, and waits until it is ready.
 pub(crate) async fn start(settings: Settings) -> Hosted {
-    let service = HostedService::start(Postgres::new(settings)).await.unwrap();
+    start_service(Postgres::new(settings)).await
+}
+
+/// Starts a service and waits until it is ready.
+pub(crate) async fn start_service(service: impl Service) -> Hosted {
+    let service = HostedService::start(service).await.unwrap();
     service.ready(PATIENCE).await.unwrap();
     service.hosted
 }

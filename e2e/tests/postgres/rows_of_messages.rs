@@ -105,6 +105,33 @@ async fn a_row_that_a_constraint_refuses_is_a_dead_letter_that_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_a_trigger_refuses_is_a_dead_letter_that_names_the_column() {
+    let env = Env::start().await;
+    let mut settings = env.settings();
+    settings.table.columns = vec![column("number", "INT64")];
+    let hosted = start(settings).await;
+    let trigger = format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+           IF NEW.number > 9 THEN \
+             RAISE EXCEPTION 'too large' USING ERRCODE = '22003', COLUMN = 'number'; \
+           END IF; \
+           RETURN NEW; \
+         END $$; \
+         CREATE TRIGGER refuse BEFORE INSERT ON {TABLE} FOR EACH ROW EXECUTE FUNCTION refuse()"
+    );
+    env.server.client().await.unwrap().batch_execute(&trigger).await.unwrap();
+
+    env.publish(0, &[json!({ "number": 1 }), json!({ "number": 11 })]).await;
+    until(async || sent(&hosted) >= 1).await;
+    let dead_letter = env.dead_letters(1).await.remove(0);
+    hosted.shutdown(GRACE).await.unwrap();
+
+    let detail = &dead_letter.attributes["dl_detail"];
+    assert!(detail.contains("SQLSTATE 22003, column number"), "{detail}");
+    assert_eq!(env.rows().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn values_of_every_type_arrive_as_they_were_sent() {
     let env = Env::start().await;
     let mut settings = env.settings();

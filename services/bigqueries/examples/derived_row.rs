@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use bigqueries::tools::actions;
 use bigqueries::{Bigqueries, config::Settings};
-use rows::{Envelope, Error, FromMessage, Message, Record, Row};
+use rows::{Envelope, Error, FromMessage, Message, Record, Row, Typed};
 use time::OffsetDateTime;
 
 /// A row of the table.
 #[derive(Row)]
-struct Reading {
+pub(crate) struct Reading {
     device: String,
     at: OffsetDateTime,
     bytes: i64,
@@ -38,8 +38,11 @@ impl FromMessage for Reading {
     }
 }
 
+/// Returns bigqueries with these rows.
+pub(crate) fn with_derived_row(settings: Settings) -> Bigqueries<Typed<Reading>> {
+    Bigqueries::with_row::<Reading>(settings)
+}
+
 fn main() -> ExitCode {
-    service::run("Sizes of payloads", &actions::<Reading>(), |settings: Settings| {
-        Bigqueries::with_row::<Reading>(settings)
-    })
+    service::run("Sizes of payloads", &actions::<Reading>(), with_derived_row)
 }

@@ -81,7 +81,7 @@ impl<R: Rows> Bigqueries<R> {
     /// `table.columns` and `table.rest_column` have no effect then.
     #[must_use]
     pub fn with_rows(settings: Settings, rows: R) -> Self {
-        Self { settings, rows }
+        Self { settings, rows, clients: Clients::default() }
     }
 }
 

@@ -22,15 +22,19 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn run(settings: Settings, key: &str) -> anyhow::Result<()> {
-    let credentials = service_account::Builder::new(serde_json::from_str(key)?).build()?;
-    let redis = redis::Client::open("redis://localhost:6379")?;
-    let clients = Clients { redis: Some(RedisClient::Node(redis)), ..credentials.into() };
-    let service = Enrich::new(settings).with_clients(clients);
-
-    let mut hosted = Hosted::start(service).await?;
+    let mut hosted = Hosted::start(with_own_clients(settings, key)?).await?;
     tokio::select! {
         error = hosted.ended() => return Err(error),
         stop = tokio::signal::ctrl_c() => stop?,
     }
     hosted.shutdown(Duration::from_secs(30)).await
+}
+
+/// Returns enrich with credentials from this key, and with a client of Redis.
+pub(crate) fn with_own_clients(settings: Settings, key: &str) -> anyhow::Result<Enrich> {
+    let credentials = service_account::Builder::new(serde_json::from_str(key)?).build()?;
+    let redis = redis::Client::open("redis://localhost:6379")?;
+    let clients = Clients { redis: Some(RedisClient::Node(redis)), ..credentials.into() };
+    let service = Enrich::new(settings).with_clients(clients);
+    Ok(service)
 }

@@ -86,7 +86,7 @@ impl<R: Rows> Postgres<R> {
     /// effect then.
     #[must_use]
     pub fn with_rows(settings: Settings, rows: R) -> Self {
-        Self { settings, rows }
+        Self { settings, rows, clients: Clients::default() }
     }
 }
 

@@ -14,7 +14,7 @@ use message::attribute::{DEVICE_ID, HTTP_SOURCE};
 use message::envelope::Input;
 use message::{Envelope, Message as PubsubMessage, Payload};
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
-use storage::{Bucket, BucketName, Endpoint};
+use storage::{Bucket, BucketName, Endpoint, ObjectStore as _};
 use time::OffsetDateTime;
 
 use super::AddressKind;

@@ -111,3 +111,18 @@ async fn an_archive_keeps_its_pace_or_has_a_faster_one() {
     assert_eq!(ended(wrong, None).await.code, Some(2));
     env.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_speed_an_archive_keeps_its_original_pace() {
+    let env = Env::usual().await;
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("a.jsonl.gz"), &[0, 1]);
+    let (broker, archive) = (env.broker(), format!("--archive={}", folder.path().display()));
+
+    let sent = run(&[&broker, &archive]).await;
+
+    sent.assert(0, &[("expected", 2), ("confirmed", 2)]);
+    assert_eq!(sent.report["planned_rate"], 1.0, "one step in a second");
+    assert!(sent.report["seconds"].as_f64().unwrap() >= 1.0, "{}", sent.report);
+    env.stop().await;
+}

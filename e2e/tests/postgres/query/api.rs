@@ -64,7 +64,11 @@ impl Api {
     }
 
     pub(crate) async fn start_with(settings: Settings) -> Self {
-        let service = HostedService::start(Query::new(settings)).await.unwrap();
+        Self::start_service(Query::new(settings)).await
+    }
+
+    pub(crate) async fn start_service(query: Query) -> Self {
+        let service = HostedService::start(query).await.unwrap();
         service.ready(Duration::from_secs(60)).await.unwrap();
         let status = service.hosted.health().report();
         let url = format!("http://{}", status["api"].as_str().unwrap());
