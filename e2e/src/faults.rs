@@ -336,12 +336,15 @@ async fn await_arrivals(
         let fleets: Vec<_> = fleets.iter().collect();
         let outcome = arrivals.check(&fleets, &context.hostile_clients, refuses_rows);
         let open = outcome.missing.len() + outcome.unsettled;
-        if open == 0 || Instant::now() > deadline {
+        if open == 0 {
             return Ok((outcome, arrivals));
         }
+        // Reading everything can take longer than the quiet time, so progress comes first.
         if open < fewest {
             fewest = open;
             deadline = Instant::now() + QUIET;
+        } else if Instant::now() > deadline {
+            return Ok((outcome, arrivals));
         }
         let (missing, unsettled) = (outcome.missing.len(), outcome.unsettled);
         info!(missing, unsettled, "not everything has arrived yet");

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::Context as _;
 use tokio::time::Instant;
+use tracing::info;
 
 use super::exactly_once;
 use super::fault_env::FaultEnv;
@@ -60,17 +61,27 @@ impl Arrivals {
         dead_letters: &mut Vec<Received>,
     ) -> anyhow::Result<Self> {
         let cloud = &env.cloud;
+        let started = Instant::now();
+        let read = |what: &str, count: usize| {
+            let seconds = started.elapsed().as_secs();
+            info!(what, count, seconds, "read what has arrived");
+        };
         dead_letters.extend(read_dead_letters(env).await?);
+        read("dead letters", dead_letters.len());
         let objects = cloud.list(ARCHIVE, "").await?;
+        read("names of objects", objects.len());
         let archived = archive::read(cloud, ARCHIVE, "").await?;
+        read("lines", archived.len());
         let latencies = archived.iter().filter_map(archive::Line::latency).collect();
         let mut lines = Keyed::default();
         for line in &archived {
             lines.push(line.key()?, Arrived::of_line(line)?);
         }
         drop(archived);
-        let rows = cloud.rows(DATASET, TABLE).await?.iter().map(Arrived::of_row).collect();
+        let rows: Vec<_> = cloud.rows(DATASET, TABLE).await?.iter().map(Arrived::of_row).collect();
+        read("rows of BigQuery", rows.len());
         let stored = env.database.rows().await?;
+        read("rows of PostgreSQL", stored.ids.len());
         Ok(Self { lines, rows, stored, dead_letters: dead_letters.clone(), latencies, objects })
     }
 
