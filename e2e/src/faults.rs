@@ -38,6 +38,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use serde_json::Value;
 use tokio::sync::watch as signal;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -79,6 +80,8 @@ struct FaultContext {
     hostile_clients: HostileClients,
     /// Log of the fleet whose readings the replicas of ingestion share.
     shared: fleet::Log,
+    /// Guarantees of each replica of ingestion before the first fault.
+    promised: Vec<Value>,
     /// True if the run has a single fault, so that everything observed is caused by it.
     is_alone: bool,
     notes: Mutex<Notes>,
@@ -147,6 +150,7 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
         env: Arc::clone(&env),
         hostile_clients: HostileClients::new(env.broker_port, env.cloud.clone()),
         shared: fleets[0].log(),
+        promised: broker::promises(&env).await,
         is_alone: faults.len() == 1,
         notes: Mutex::default(),
     });

@@ -25,13 +25,12 @@ pub(super) const GRANTS: [(&str, Grant); 4] = [
 /// Connects all replicas to a broker that grants less, and checks their readiness and guarantees.
 pub(super) async fn grants_less(context: &FaultContext, grant: Grant) -> anyhow::Result<()> {
     let env = &context.env;
-    let promised = promises(env).await;
     let link = env.link("mqtt");
     link.set(Link::Cut);
     link.set(Link::Grants(grant));
     match grant {
         Grant::QosZero | Grant::ShortSession | Grant::NoAnswer => {
-            if !is_noticed(env, &promised).await {
+            if !is_noticed(env, &context.promised).await {
                 let what = format!("{grant:?}: a replica is ready and promises what it did before");
                 context.fail(what);
             }
@@ -78,7 +77,7 @@ async fn is_noticed(env: &FaultEnv, promised: &[Value]) -> bool {
 }
 
 /// Reads the guarantees that each replica of ingestion reports.
-async fn promises(env: &FaultEnv) -> Vec<Value> {
+pub(super) async fn promises(env: &FaultEnv) -> Vec<Value> {
     let mut promises = Vec::new();
     for replica in env.replicas_of("ingestion") {
         let status = replica.ask("status", ANSWER_TIMEOUT).await.unwrap_or_default();
