@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -287,12 +287,12 @@ async fn a_source_that_leaves_a_key_out_has_failed() {
     assert!(lookup.source_outage().unwrap().contains("answered 0 of 1 keys"));
 }
 
-/// Source that panics at the first reads.
-struct Panicking(AtomicUsize);
+/// Source that panics while this is true.
+struct Panicking(Arc<AtomicBool>);
 
 impl Fetch for Panicking {
     async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
-        assert!(self.0.fetch_add(1, Ordering::Relaxed) > 1, "no such column");
+        assert!(!self.0.load(Ordering::Relaxed), "no such column");
         Ok(keys.iter().map(|_| Some(Document::default())).collect())
     }
 
@@ -303,19 +303,20 @@ impl Fetch for Panicking {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_panics_has_failed_and_is_asked_again() {
-    let source = Panicking(AtomicUsize::new(0));
-    let (lookup, reader) =
-        Lookup::new(&LookupSettings::default(), source, Metrics::default()).unwrap();
+    let panics = Arc::new(AtomicBool::new(true));
+    let settings = LookupSettings::default();
+    let source = Panicking(Arc::clone(&panics));
+    let (lookup, reader) = Lookup::new(&settings, source, Metrics::default()).unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(reader);
 
     let waiting = lookup.clone();
     let found = tokio::spawn(async move { waiting.document("first").await });
-    while lookup.source_outage().is_none() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let outage = lookup.source_outage().unwrap();
+    panics.store(false, Ordering::Relaxed);
 
-    assert!(lookup.source_outage().unwrap().contains("the source panicked: no such column"));
+    assert!(outage.contains("the source panicked: no such column"), "{outage}");
     assert!(found.await.unwrap().unwrap().is_some());
 }
 

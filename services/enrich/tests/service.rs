@@ -37,8 +37,12 @@ impl Cloud {
         service::install_crypto();
         let emulator = Emulator::start(Options::default()).await.unwrap();
         let cloud = Self { emulator, client: Client::new() };
-        for topic in ["raw", "enriched", "refused"] {
+        let topics = ["raw", "enriched", "refused"];
+        // A subscription may name any of them for its dead letters.
+        for topic in topics {
             cloud.call(Method::PUT, &format!("topics/{topic}"), json!({})).await;
+        }
+        for topic in topics {
             let mut settings = json!({ "topic": format!("projects/p/topics/{topic}") });
             if topic == "raw" {
                 settings.as_object_mut().unwrap().extend(raw.as_object().unwrap().clone());

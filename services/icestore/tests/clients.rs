@@ -49,7 +49,7 @@ fn settings() -> Settings {
     let mut settings = Settings::default();
     settings.process.project = "p".into();
     (settings.process.http.host, settings.process.http.port) = ("127.0.0.1".into(), 0);
-    settings.intake.subscription.id = "s".into();
+    settings.intake.subscription.id = "archive".into();
     settings.intake.dead_letters = Some(DeadLetterConfig::Keyword(Keyword::Drop));
     settings.intake.pubsub.endpoint = Some(NOBODY.into());
     settings.storage.endpoint = Some(NOBODY.into());
@@ -70,9 +70,9 @@ async fn a_service_works_with_the_clients_that_are_handed_in() {
     service::install_crypto();
     let emulator = Emulator::start(Options::default()).await.unwrap();
     call(&emulator, "POST", "storage/v1/b?project=p", json!({ "name": "bucket" })).await;
-    call(&emulator, "PUT", "v1/projects/p/topics/t", json!({})).await;
-    let subscription = json!({ "topic": "projects/p/topics/t" });
-    call(&emulator, "PUT", "v1/projects/p/subscriptions/s", subscription).await;
+    call(&emulator, "PUT", "v1/projects/p/topics/readings", json!({})).await;
+    let subscription = json!({ "topic": "projects/p/topics/readings" });
+    call(&emulator, "PUT", "v1/projects/p/subscriptions/archive", subscription).await;
     let service = Icestore::new(settings()).with_clients(clients(&emulator).await);
 
     let states = service.preflight().await.unwrap().into_iter().map(|found| found.state);
@@ -86,7 +86,7 @@ async fn a_service_works_with_the_clients_that_are_handed_in() {
     };
     assert!(timeout(PATIENCE, ready).await.is_ok(), "{:?}", hosted.health().conditions());
     let messages = json!({ "messages": [{ "data": "e30=" }] });
-    call(&emulator, "POST", "v1/projects/p/topics/t:publish", messages).await;
+    call(&emulator, "POST", "v1/projects/p/topics/readings:publish", messages).await;
     let archived = async {
         loop {
             let listed = objects(&emulator).await;

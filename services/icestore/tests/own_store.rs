@@ -78,7 +78,7 @@ fn settings(emulator: &Emulator) -> Settings {
     let mut settings = Settings::default();
     settings.process.project = "p".into();
     (settings.process.http.host, settings.process.http.port) = ("127.0.0.1".into(), 0);
-    settings.intake.subscription.id = "s".into();
+    settings.intake.subscription.id = "archive".into();
     settings.intake.dead_letters = Some(DeadLetterConfig::Keyword(Keyword::Drop));
     settings.intake.pubsub.endpoint = Some(emulator.url().into());
     settings.storage.endpoint = Some("http://127.0.0.1:1".into());
@@ -98,16 +98,16 @@ async fn call(emulator: &Emulator, method: &str, path: &str, body: Value) {
 async fn objects_are_created_in_the_store_that_is_handed_in() {
     service::install_crypto();
     let emulator = Emulator::start(Options::default()).await.unwrap();
-    call(&emulator, "PUT", "topics/t", json!({})).await;
-    let subscription = json!({ "topic": "projects/p/topics/t" });
-    call(&emulator, "PUT", "subscriptions/s", subscription).await;
+    call(&emulator, "PUT", "topics/readings", json!({})).await;
+    let subscription = json!({ "topic": "projects/p/topics/readings" });
+    call(&emulator, "PUT", "subscriptions/archive", subscription).await;
     let store = MemoryStore::default();
     let service = Icestore::new(settings(&emulator)).with_store(store.clone());
 
     let dependencies = service.preflight().await.unwrap();
     let hosted = Hosted::start(service).await.unwrap();
     let messages = json!({ "messages": [{ "data": "e30=" }] });
-    call(&emulator, "POST", "topics/t:publish", messages).await;
+    call(&emulator, "POST", "topics/readings:publish", messages).await;
     let created = timeout(PATIENCE, store.created.notified()).await;
     assert!(created.is_ok(), "{:?}", hosted.health().conditions());
     hosted.shutdown(PATIENCE).await.unwrap();

@@ -72,7 +72,7 @@ async fn the_status_names_the_id_of_the_last_published_message() {
     let resource = |name: &str| format!("{}/v1/projects/p/{name}", emulator.url());
     send("PUT", resource("topics/raw"), json!({})).await;
     let subscription = json!({ "topic": "projects/p/topics/raw" });
-    send("PUT", resource("subscriptions/s"), subscription).await;
+    send("PUT", resource("subscriptions/readings"), subscription).await;
     let service = Ingestion::new(settings()).with_clients(clients(&emulator).await);
 
     let states = service.preflight().await.unwrap().into_iter().map(|found| found.state);
@@ -91,7 +91,8 @@ async fn the_status_names_the_id_of_the_last_published_message() {
     send("POST", format!("http://{address}/ingest"), item).await;
 
     let last = hosted.health().report()["last_published"].clone();
-    let pulled = send("POST", resource("subscriptions/s:pull"), json!({ "maxMessages": 1 })).await;
+    let pulled =
+        send("POST", resource("subscriptions/readings:pull"), json!({ "maxMessages": 1 })).await;
     let id = &pulled["receivedMessages"][0]["message"]["messageId"];
     assert_eq!((&last["message_id"], &last["topic"]), (id, &json!("projects/p/topics/raw")));
     hosted.shutdown(PATIENCE).await.unwrap();

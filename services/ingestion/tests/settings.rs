@@ -77,7 +77,7 @@ fn a_strict_start_and_a_strict_check_name_each_setting_that_may_lose_messages() 
         ["routes.uplinks.source.qos", "mqtt.session_expiry", "dead_letters"],
         "{said}"
     );
-    assert!(said.contains("(from DATAFLOW__MQTT__SESSION_EXPIRY)"), "{said}");
+    assert!(said.contains("(from variable DATAFLOW__MQTT__SESSION_EXPIRY)"), "{said}");
     let json: Value = serde_json::from_slice(&checked.stdout).unwrap();
     let faults: Vec<_> = json["faults"].as_array().unwrap().iter().collect();
     assert_eq!(faults, said.lines().collect::<Vec<_>>());

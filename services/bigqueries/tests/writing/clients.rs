@@ -86,7 +86,7 @@ fn of_service() -> Settings {
     (settings.process.http.host, settings.process.http.port) = ("127.0.0.1".into(), 0);
     settings.table.columns = vec![Column::new("n", Kind::Int64)];
     settings.bigquery.endpoint = Some(NOBODY.into());
-    settings.intake.subscription.id = "s".into();
+    settings.intake.subscription.id = "rows".into();
     settings.intake.dead_letters = Some(DeadLetterConfig::Keyword(Keyword::Drop));
     settings.intake.pubsub.endpoint = Some(NOBODY.into());
     settings.pipeline.batch.max_age = Duration::from_millis(100);
@@ -104,9 +104,9 @@ async fn call(cloud: &Cloud, method: &str, path: &str, body: Value) {
 async fn a_service_works_with_the_clients_that_are_handed_in() {
     for write in BOTH {
         let cloud = Cloud::start().await;
-        call(&cloud, "PUT", "topics/t", json!({})).await;
-        let subscription = json!({ "topic": "projects/p/topics/t" });
-        call(&cloud, "PUT", "subscriptions/s", subscription).await;
+        call(&cloud, "PUT", "topics/readings", json!({})).await;
+        let subscription = json!({ "topic": "projects/p/topics/readings" });
+        call(&cloud, "PUT", "subscriptions/rows", subscription).await;
         let settings = Settings { write, ..of_service() };
         let service = Bigqueries::new(settings).with_clients(clients(&cloud).await);
 
@@ -122,7 +122,7 @@ async fn a_service_works_with_the_clients_that_are_handed_in() {
         };
         assert!(timeout(TIME_LIMIT, ready).await.is_ok(), "{:?}", hosted.health().conditions());
         let messages = json!({ "messages": [{ "data": STANDARD.encode(r#"{"n": 7}"#) }] });
-        call(&cloud, "POST", "topics/t:publish", messages).await;
+        call(&cloud, "POST", "topics/readings:publish", messages).await;
         let written = async {
             while cloud.rows("SELECT COUNT(*) FROM d.t").await == [json!(["0"])] {
                 sleep(Duration::from_millis(20)).await;

@@ -21,7 +21,7 @@ fn variables(place: (&'static str, String)) -> Vec<(&'static str, String)> {
 const RESOURCES: [&str; 6] = [
     "v1/projects/p/topics/enriched",
     "v1/projects/p/topics/letters",
-    "v1/projects/p/subscriptions/s",
+    "v1/projects/p/subscriptions/archive",
     "v1/projects/p/subscriptions/letters",
     "storage/v1/b/too-big",
     "storage/v1/b/archive",
@@ -57,7 +57,7 @@ async fn everything_that_is_missing_is_created_once() {
     }
     assert_eq!(log.matches("\"created\"").count(), 6, "{log}");
     assert_eq!(quiet.matches("\"created\"").count(), 0, "{quiet}");
-    let subscription = env.resource("v1/projects/p/subscriptions/s").await;
+    let subscription = env.resource("v1/projects/p/subscriptions/archive").await;
     assert_eq!(subscription["topic"], "projects/p/topics/enriched");
     assert_eq!(subscription["ackDeadlineSeconds"], 60);
     assert_eq!(subscription["messageRetentionDuration"], "604800s");

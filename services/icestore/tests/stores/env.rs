@@ -38,7 +38,7 @@ impl TestEnv {
     pub(crate) async fn create_resources(&self) {
         self.put("topics/enriched", json!({})).await;
         self.put("topics/letters", json!({ "messageRetentionDuration": "600s" })).await;
-        self.put("subscriptions/s", json!({ "topic": "projects/p/topics/enriched" })).await;
+        self.put("subscriptions/archive", json!({ "topic": "projects/p/topics/enriched" })).await;
     }
 
     async fn put(&self, resource: &str, body: Value) {
@@ -68,7 +68,7 @@ impl TestEnv {
         let mut command = Command::new(env!("CARGO_BIN_EXE_icestore"));
         command.env_clear().envs([
             ("DATAFLOW__PROJECT", "p"),
-            ("DATAFLOW__SUBSCRIPTION__ID", "s"),
+            ("DATAFLOW__SUBSCRIPTION__ID", "archive"),
             ("DATAFLOW__DEAD_LETTERS__TOPIC_ID", "letters"),
             // An object is closed when it has all messages, so there is one object.
             ("DATAFLOW__PIPELINE__BATCH__MAX_MESSAGES", "3"),

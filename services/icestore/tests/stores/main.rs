@@ -84,7 +84,7 @@ fn the_settings_name_one_store() {
         command.arg("check").env_clear().envs(variables.iter().copied());
         let required = [
             ("DATAFLOW__PROJECT", "p"),
-            ("DATAFLOW__SUBSCRIPTION__ID", "s"),
+            ("DATAFLOW__SUBSCRIPTION__ID", "archive"),
             ("DATAFLOW__DEAD_LETTERS", "drop"),
         ];
         let checked = command.envs(required).output().unwrap();

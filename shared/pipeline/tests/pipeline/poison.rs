@@ -403,7 +403,8 @@ async fn a_lane_that_panics_stops_the_service_and_acks_nothing() {
         service: "test",
         // No message comes again, so only the end of the lane can be noticed.
         source: source.with_max_deliveries(1),
-        transform: PanickingTransform(Stage::Transform),
+        // It does not panic itself.
+        transform: PanickingTransform(Stage::Sink(Call::Push)),
         sink: Broken {
             sink: MemorySink::new(recorder.clone(), faultless(), 100),
             is_broken: false.into(),

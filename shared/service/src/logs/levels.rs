@@ -111,6 +111,7 @@ mod tests {
         let builder = tracing_subscriber::fmt()
             .with_env_filter("info")
             .with_writer(move || writer.clone())
+            .with_ansi(false)
             .without_time()
             .with_filter_reloading();
         let levels = Levels::new("info".into(), builder.reload_handle());

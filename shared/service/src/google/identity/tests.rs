@@ -113,7 +113,10 @@ fn a_wrong_file_is_named_without_its_content() {
             with(service_account(), "private_key", SECRET.into()),
             "has a `private_key` that is no PEM",
         ),
-        (with(service_account(), "private_key", elliptic.into()), "that is no RSA key"),
+        (
+            with(service_account(), "private_key", elliptic.into()),
+            "has a `private_key` that is no RSA key",
+        ),
         (without(authorized_user(), "refresh_token"), "has no text `refresh_token`"),
         (without(external_account(), "credential_source"), "has no object `credential_source`"),
         (nested.to_string(), "in `source_credentials`: has no text `client_id`"),
