@@ -28,20 +28,28 @@ pub struct Line {
 pub struct Archive<K> {
     key: K,
     input: Input,
+    /// True if the store takes only keys that are levels between `/`.
+    needs_levels: bool,
 }
 
 impl<K: BatchKey> Archive<K> {
     /// Creates a transform that makes lines with these keys.
     #[must_use]
     pub fn new(key: K, input: Input) -> Self {
-        Self { key, input }
+        Self { key, input, needs_levels: false }
+    }
+
+    /// Refuses keys that are not levels between `/`, if the store needs them.
+    #[must_use]
+    pub fn with_levels(self, needs_levels: bool) -> Self {
+        Self { needs_levels, ..self }
     }
 
     fn line(&self, message: &Message) -> Result<Line, Error> {
         let envelope = Envelope::of(message, self.input)?;
         let key = self.key.key(message, &envelope);
         let refused = Recovery::Reject(reasons::NOT_ARCHIVABLE);
-        if !key::is_folder(&key) {
+        if self.needs_levels && !key::is_folder(&key) {
             // The key can have data in it, so it is not shown.
             let why = "its batch key must be levels between `/`, none of them empty, `.` or `..`, \
                        without control characters";
@@ -147,16 +155,19 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_no_store_can_take_is_refused() {
-        let archived = |key: &'static str| {
+    fn a_key_that_the_store_cannot_take_is_refused() {
+        let line = |key: &'static str, needs_levels| {
             let key = move |_: &Message, _: &Envelope| key.to_owned();
-            Archive::new(key, Input::Raw).line(&Message::new("data"))
+            let archive = Archive::new(key, Input::Raw).with_levels(needs_levels);
+            archive.line(&Message::new("data"))
         };
+        let archived = |key| line(key, true);
 
         for wrong in ["a//b", "..", "a/../b", "."] {
             let refused = archived(wrong).unwrap_err();
             assert_eq!(refused.recovery(), Recovery::Reject(reasons::NOT_ARCHIVABLE), "{wrong}");
         }
         assert_eq!(archived("a/b").unwrap().key, "a/b");
+        assert_eq!(line("a//b", false).unwrap().key, "a//b", "Cloud Storage takes it");
     }
 }

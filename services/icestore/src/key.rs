@@ -14,8 +14,7 @@ const MISSING: &str = "unknown";
 /// Finds the batch key of a message: the folder of its object, which consists of safe levels.
 ///
 /// Must give the same key for the same message. Values that come from data must go through
-/// [`safe`]. A message whose key has other levels becomes a dead letter, because no store can take
-/// its object.
+/// [`safe`]. A folder and S3 take no other levels: such a message becomes a dead letter there.
 ///
 /// A function of a message and its envelope is a batch key, too.
 pub trait BatchKey: Send + Sync + 'static {

@@ -115,7 +115,7 @@ impl<K: BatchKey, O: OpenStore> Service for Icestore<K, O> {
         let pipeline = Pipeline {
             service: Self::NAME,
             source: opened.source,
-            transform: Archive::new(key, settings.archive.input),
+            transform: Archive::new(key, settings.archive.input).with_levels(store.needs_levels()),
             sink: Sink::new(store, &settings.archive).with_metrics(objects),
             dead_letters: opened.dead_letters,
             limits: settings.pipeline,

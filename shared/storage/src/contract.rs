@@ -57,6 +57,11 @@ pub trait ObjectStore: Clone + fmt::Debug + Send + Sync + 'static {
     /// Returns the state of the store, and changes nothing.
     fn dependency(&self) -> impl Future<Output = Dependency> + Send;
 
+    /// Returns true if names must consist of levels between `/`, none of them empty, `.` or `..`.
+    fn needs_levels(&self) -> bool {
+        false
+    }
+
     /// Returns true if [`ObjectStore::ensure`] can create the store.
     fn is_creatable(&self) -> bool {
         false

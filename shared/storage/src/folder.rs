@@ -151,6 +151,10 @@ impl ObjectStore for Folder {
         Dependency { kind: "folder", name: self.root().to_string(), roles: &[], state }
     }
 
+    fn needs_levels(&self) -> bool {
+        true
+    }
+
     fn is_creatable(&self) -> bool {
         true
     }
@@ -173,7 +177,7 @@ impl Inner {
 
     fn link(&self, path: &Path, folder: &Path, content: &[u8]) -> io::Result<()> {
         // Nothing is made below another root.
-        self.look().map_err(|outage| io::Error::other(outage.to_string()))?;
+        self.expect_root()?;
         let drafts = self.root.join(names::DRAFTS);
         self.folders.ensure(&self.root, &drafts)?;
         self.folders.ensure(&self.root, folder)?;
@@ -189,7 +193,13 @@ impl Inner {
             Err(error) => return Err(error),
         }
         // An earlier attempt may have failed here, so the folder is synced in any case.
-        sync(folder)
+        sync(folder)?;
+        // The disk may have gone meanwhile, and the file be on the one below.
+        self.expect_root()
+    }
+
+    fn expect_root(&self) -> io::Result<()> {
+        self.look().map(drop).map_err(|outage| io::Error::other(outage.to_string()))
     }
 
     /// Forgets all folders if one of them is gone. The next attempt makes it again.

@@ -65,6 +65,10 @@ impl ObjectStore for Store {
         each!(self, store => store.dependency().await)
     }
 
+    fn needs_levels(&self) -> bool {
+        each!(self, store => store.needs_levels())
+    }
+
     fn is_creatable(&self) -> bool {
         each!(self, store => store.is_creatable())
     }

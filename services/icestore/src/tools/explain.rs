@@ -14,6 +14,7 @@ impl Explains for Settings {
     async fn story(&self, message: &Message) -> anyhow::Result<Story> {
         let template = self.archive.template()?;
         let archive = Archive::new(template, self.archive.input);
+        let archive = archive.with_levels(!self.storage.is_bucket());
         let mut story = Story::new();
         explain::end(&mut story, archive.apply(message).await, |story, line| {
             let format = self.archive.format;

@@ -247,6 +247,11 @@ impl ObjectStore for S3 {
         format!("s3://{}/{name}", self.bucket)
     }
 
+    /// The client takes no other names.
+    fn needs_levels(&self) -> bool {
+        true
+    }
+
     /// Creates a small object twice. The second attempt must be refused, even in a later process.
     async fn find(&self) -> Result<(), Outage> {
         let (probe, bucket) = (Path::from(PROBE), &self.bucket);
