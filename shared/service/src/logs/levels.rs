@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing::warn;
+use tracing::{Level, enabled, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 use tracing_subscriber::reload::{self, Handle};
@@ -49,10 +49,18 @@ impl Levels {
     pub(crate) fn set(&self, directives: &str) -> Result<(), NotChanged> {
         let filter = parse(directives).map_err(NotChanged::Wrong)?;
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        // The new levels may hide this line, so it comes before the change.
-        warn!(before = *current, levels = directives.trim(), "the levels of the log change");
+        let directives = directives.trim();
+        // The line is written under the levels that show it: the ones before, or else the new ones.
+        let log = || warn!(before = *current, levels = directives, "the levels of the log change");
+        let is_shown = enabled!(Level::WARN);
+        if is_shown {
+            log();
+        }
         (self.apply)(filter).map_err(NotChanged::Gone)?;
-        directives.trim().clone_into(&mut current);
+        if !is_shown {
+            log();
+        }
+        directives.clone_into(&mut current);
         Ok(())
     }
 }
@@ -128,12 +136,13 @@ mod tests {
             log("third");
             levels.set("off").unwrap();
             info!("fourth");
+            levels.set("warn").unwrap();
         });
 
-        assert_eq!(levels.current(), "off");
+        assert_eq!(levels.current(), "warn");
         let is_change = |line: &String| line.contains("the levels of the log change");
         let (changes, lines): (Vec<_>, Vec<_>) = buffer.lines().into_iter().partition(is_change);
-        assert_eq!(changes.len(), 3, "also the one that hides lines: {changes:?}");
+        assert_eq!(changes.len(), 4, "also from and to levels that hide lines: {changes:?}");
         let said: Vec<_> = lines.iter().map(|line| line.split(": ").last().unwrap()).collect();
         assert_eq!(said, ["second pubsub", "third", "third pubsub"], "{lines:?}");
     }
