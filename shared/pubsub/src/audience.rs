@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use pipeline::catch_async;
 use tokio::time::timeout;
-use tracing::warn;
 
 use crate::names::TopicName;
 
@@ -65,8 +64,6 @@ pub(crate) async fn ask(rule: &impl FindAudience, topic: &TopicName) -> Audience
             format!("the rule for the audience of {topic} gave no answer within {limit} s")
         }
     };
-    // After a good answer the guard keeps that one, so nothing else would tell.
-    warn!(%topic, why, "who sees its messages is unknown");
     Audience::Unknown(why)
 }
 

@@ -46,7 +46,9 @@ impl TopicGuard {
                     *known = found;
                 }
                 // An outage says nothing about the audience, so the last result stays valid.
-                (Audience::Someone | Audience::Unchecked(_), Audience::Unknown(_)) => {}
+                (Audience::Someone | Audience::Unchecked(_), Audience::Unknown(why)) => {
+                    warn!(%topic, why, "who sees its messages is unknown at the moment");
+                }
                 _ => *known = found,
             }
         }

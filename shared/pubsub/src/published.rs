@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use message::attribute;
 use message::trace::Context;
+use message::{Origin, attribute};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -53,7 +53,7 @@ impl<'a> Published<'a> {
             let attribute = |name: &str| message.attributes.get(name).map(String::as_str);
             let trace = attribute(attribute::TRACEPARENT).and_then(Context::parse);
             debug!(
-                topic = attribute(attribute::MQTT_TOPIC),
+                topic = Some(Origin::of(&message.attributes).address).filter(|at| !at.is_empty()),
                 message_id,
                 ingest_id = attribute(attribute::INGEST_ID),
                 trace = trace.map(|trace| trace.trace_id),
