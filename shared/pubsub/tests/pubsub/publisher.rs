@@ -128,7 +128,7 @@ async fn a_stop_tells_of_failures_that_nobody_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_hangs_is_sent_again() {
     let env = TestEnv::new(json!({})).await;
-    let limits = PublisherLimits { timeout: Duration::from_secs(8), ..PublisherLimits::default() };
+    let limits = PublisherLimits { timeout: Duration::from_secs(12), ..PublisherLimits::default() };
     let publisher = open_with(&env, limits).await;
     env.emulator.faults().delay("Publish", 1, PATIENCE * 2);
 
@@ -140,7 +140,7 @@ async fn a_request_that_hangs_is_sent_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_of_a_refused_batch_share_its_time() {
     let env = TestEnv::new(json!({})).await;
-    let limits = PublisherLimits { timeout: Duration::from_secs(4), ..PublisherLimits::default() };
+    let limits = PublisherLimits { timeout: Duration::from_secs(12), ..PublisherLimits::default() };
     let publisher = open_with(&env, limits).await;
     let faults = env.emulator.faults();
     // The first request holds up the others, so they wait together.
